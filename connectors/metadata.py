@@ -1,0 +1,374 @@
+"""The one door to what the hub remembers: models, clients, updates, aggregates, claims, follow-ups.
+
+The first block of methods is FMA's metadata connector, callable exactly as there. The rest is what a durable hub
+needs beside them. Every concrete connector passes the same suite, tests/contract.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from inspect import isabstract
+from typing import Any, ClassVar, Protocol, TypeVar
+from uuid import UUID
+
+from connectors.records import (
+    AggregateResult,
+    AuditAction,
+    Claim,
+    Client,
+    ClientAggregateScore,
+    DeadLetter,
+    FederatedModel,
+    LogEntry,
+    ModelAggregate,
+    ModelArtifact,
+    ModelUpdate,
+    OutboxMessage,
+    ReasonCode,
+    Round,
+    RoundState,
+    UpdateStatus,
+)
+
+T = TypeVar("T")
+
+
+class Transaction(Protocol):
+    """What `transaction()` yields."""
+
+    def set_rollback(self) -> None:
+        """Undo everything at the end of the block, without an exception."""
+
+
+class BaseMetadataConnector(ABC):
+    """Metadata of federated models, wherever they are kept.
+
+    Reads may be called at any time; a method that writes must be called inside `transaction()` and raises
+    TransactionRequired otherwise. Inside a transaction the model's row is always locked first (`lock_model`,
+    `claim_model`): the other order deadlocks.
+    """
+
+    _registry: ClassVar[dict[str, type[BaseMetadataConnector]]] = {}
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        name = cls.__name__
+        for key in {name, name.removesuffix("MetadataConnector")}:
+            BaseMetadataConnector._registry[key.lower()] = cls
+
+    @classmethod
+    def create(
+        cls, meta_connector_type: str, meta_connector_settings: dict[str, Any] | None = None
+    ) -> BaseMetadataConnector:
+        """Build the connector of that name, case-insensitively: `"sqlalchemy"` or `"SqlAlchemyMetadataConnector"`.
+
+        `meta_connector_settings` are its keyword arguments.
+        Raises: ValueError naming the known connectors.
+        """
+        found = BaseMetadataConnector._registry.get(meta_connector_type.lower())
+        if found is None or isabstract(found):
+            known = sorted({c.__name__ for c in BaseMetadataConnector._registry.values() if not isabstract(c)})
+            raise ValueError(f"no metadata connector is called {meta_connector_type!r}: known are {', '.join(known)}")
+        return found(**(meta_connector_settings or {}))
+
+    # --- FMA's contract (DESIGN 1.1) ------------------------------------------------------------------------------
+
+    @abstractmethod
+    def pull_federated_model_w_id(self, fed_model_id: int | str | UUID) -> FederatedModel | None:
+        """The model with that row id or UUID, deleted ones included; None if there is none."""
+
+    @abstractmethod
+    def pull_latest_model_aggregate(self, model: FederatedModel) -> ModelAggregate | None:
+        """The newest aggregate of the model's chain; None before the first."""
+
+    @abstractmethod
+    def pull_model_updates_pending_aggregation(self, model: FederatedModel) -> list[ModelUpdate]:
+        """PENDING and FAILED (retryable) updates of the model's registered clients, by ascending id."""
+
+    @abstractmethod
+    def pull_model_updates_ready_for_aggregation(
+        self, model: FederatedModel, parent_agg: ModelAggregate | None
+    ) -> list[ModelUpdate]:
+        """Those of the pending updates that are near enough to `parent_agg` (DESIGN 4.3) and whose rest is over."""
+
+    @abstractmethod
+    def pull_model_requirements(self, model: FederatedModel) -> list[Any]:
+        """`[requirement name or None, its arguments]`."""
+
+    @abstractmethod
+    def register_model_updates_for_aggregation(
+        self, model_updates: Sequence[ModelUpdate], *, claim: Claim | None = None
+    ) -> list[ModelUpdate]:
+        """PENDING or FAILED → RUNNING under `claim`, attempts + 1; the updates as they stand then.
+
+        Without a claim it takes one. Raises: ModelIsClaimed, ClaimLost, TransitionRefused (nothing is changed).
+        """
+
+    @abstractmethod
+    def pull_model_updates_registered_for_aggregation(
+        self, model: FederatedModel, *, claim: Claim | None = None
+    ) -> list[ModelUpdate]:
+        """The RUNNING updates of `claim` (None: of the model's present claim), by ascending id."""
+
+    @abstractmethod
+    def post_new_model_aggregate(
+        self,
+        model: FederatedModel,
+        parent_agg: ModelAggregate | None,
+        results: AggregateResult,
+        *,
+        claim: Claim | None = None,
+    ) -> ModelAggregate:
+        """The new aggregate, child of `parent_agg` and head of the model's chain; ends the claim's lease.
+
+        Raises: ClaimLost if the fence or the head has moved on.
+        """
+
+    @abstractmethod
+    def register_model_update_used_in_aggregate(
+        self, model_updates: Sequence[ModelUpdate], aggregate: ModelAggregate
+    ) -> None:
+        """RUNNING → COMPLETE with `applied_aggregate` set: one step, because neither is ever true alone.
+
+        Raises: TransitionRefused unless every one of them was RUNNING under the claim it carries.
+        """
+
+    @abstractmethod
+    def register_model_updates_use_in_aggregation_complete(
+        self, model_updates: Sequence[ModelUpdate], is_successful: bool
+    ) -> None:
+        """Close the claim's updates: RUNNING → FAILED, or, when successful, check that each is COMPLETE.
+
+        Raises: TransitionRefused if one is in no state to be closed so.
+        """
+
+    @abstractmethod
+    def update_database(self) -> None:
+        """Migrate the schema to the newest version; nothing to do is no error."""
+
+    # --- transactions ---------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def transaction(self) -> AbstractContextManager[Transaction]:
+        """All or nothing for what is written inside; an exception undoes it. Not to be nested."""
+
+    def transact(self, work: Callable[[], T]) -> T:
+        """Run `work` in a transaction of its own, again from the start if the database asks for it.
+
+        Raises: DatabaseUnavailable when trying again did not help.
+        """
+        with self.transaction():
+            return work()
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of connections. In a forked child: without closing the parent's."""
+
+    @abstractmethod
+    def check(self) -> None:
+        """Return if the database answers and has this version's schema.
+
+        Raises: DatabaseUnavailable, SchemaOutdated.
+        """
+
+    # --- models and clients ---------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def add_federated_model(self, model: FederatedModel) -> FederatedModel:
+        """Insert the model (its `id` is ignored). Raises: AlreadyExists for a UUID that is taken."""
+
+    @abstractmethod
+    def lock_model(self, model: FederatedModel) -> FederatedModel:
+        """The model as it stands, its row locked until the transaction ends."""
+
+    @abstractmethod
+    def change_federated_model(self, model: FederatedModel, changes: Mapping[str, Any]) -> FederatedModel:
+        """Set the named fields of the model; the model as it stands then. Claims and head can't be set so."""
+
+    @abstractmethod
+    def pull_federated_models(self, *, after_id: int = 0, limit: int = 100, deleted: bool = False) -> list[FederatedModel]:
+        """Models by ascending id, `limit` of them after `after_id`."""
+
+    @abstractmethod
+    def register_client(self, model: FederatedModel, client_uuid: UUID, name: str = "") -> tuple[Client, bool]:
+        """The client of that UUID (new if unknown), registered with the model; True if it was not yet."""
+
+    @abstractmethod
+    def pull_client(self, client_uuid: UUID, model: FederatedModel | None = None) -> Client | None:
+        """The client of that UUID; with `model`: only if it is registered there."""
+
+    @abstractmethod
+    def pull_model_clients(self, model: FederatedModel) -> list[Client]:
+        """The model's registered clients, by ascending id."""
+
+    # --- updates --------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def add_model_update(self, update: ModelUpdate) -> ModelUpdate:
+        """Insert the update (its `id` is ignored). Raises: AlreadyExists for a submission id that is taken."""
+
+    @abstractmethod
+    def pull_model_update_w_submission_id(self, submission_id: UUID) -> ModelUpdate | None:
+        """The update of that submission; None if there is none."""
+
+    @abstractmethod
+    def pull_model_updates(
+        self,
+        model: FederatedModel | None = None,
+        *,
+        statuses: Sequence[UpdateStatus] = (),
+        applied_aggregate_id: int | None = None,
+        after_id: int = 0,
+        limit: int = 100,
+    ) -> list[ModelUpdate]:
+        """Updates by ascending id, `limit` of them after `after_id`; no `statuses`: all."""
+
+    @abstractmethod
+    def count_model_updates(self, model: FederatedModel) -> dict[UpdateStatus, int]:
+        """How many of the model's updates stand in each state; every state is named."""
+
+    @abstractmethod
+    def register_model_updates_invalid(
+        self, model_updates: Sequence[ModelUpdate], reason_code: ReasonCode, reason: str
+    ) -> None:
+        """Any but COMPLETE → INVALID. Raises: TransitionRefused if one is COMPLETE (nothing is changed)."""
+
+    # --- claims (DESIGN 5) ----------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def claim_model(self, model: FederatedModel, lease_ms: int) -> Claim | None:
+        """Raise the model's fence and take its lease; None while somebody else's is live."""
+
+    @abstractmethod
+    def renew_claim(self, claim: Claim, lease_ms: int, *, updates_done: int = 0, bytes_done: int = 0) -> Claim:
+        """The claim with a fresh lease, its progress noted. Raises: ClaimLost."""
+
+    @abstractmethod
+    def release_claim(self, claim: Claim) -> None:
+        """End the lease without posting. Raises: ClaimLost."""
+
+    @abstractmethod
+    def pull_model_updates_of_dead_claims(self, claim: Claim) -> list[ModelUpdate]:
+        """Updates still RUNNING under an older fence than `claim`'s: their worker is gone."""
+
+    @abstractmethod
+    def return_model_updates(
+        self,
+        model_updates: Sequence[ModelUpdate],
+        *,
+        status: UpdateStatus,
+        rest_ms: Mapping[int, int] | None = None,
+        suspect_groups: Mapping[int, int | None] | None = None,
+        attempts: Mapping[int, int] | None = None,
+    ) -> None:
+        """RUNNING → PENDING or FAILED, each under the claim it carries; by update id: how long it rests from now,
+        the group it is suspected in, and its number of attempts (unnamed: as it was).
+
+        Raises: TransitionRefused (nothing is changed).
+        """
+
+    @abstractmethod
+    def pull_models_to_aggregate(self, limit: int = 1000) -> list[int]:
+        """Ids of models that nobody holds and that have something to do: updates whose rest is over, or updates
+        left RUNNING by a dead claim. Paused, stopped and deleted models are left out (unless to be rescued)."""
+
+    @abstractmethod
+    def add_round(self, claim: Claim, num_updates: int, worker: str) -> None:
+        """Note that `claim` has begun."""
+
+    @abstractmethod
+    def close_round(
+        self, claim: Claim, state: RoundState, *, aggregate_id: int | None = None, reason: str | None = None
+    ) -> None:
+        """Note how `claim` ended."""
+
+    @abstractmethod
+    def close_dead_rounds(self, claim: Claim) -> None:
+        """Note as RESCUED every round of the model that an older claim left CLAIMED."""
+
+    @abstractmethod
+    def pull_rounds(self, model: FederatedModel, limit: int = 100) -> list[Round]:
+        """The model's newest rounds, newest first."""
+
+    # --- aggregates, artifacts, scores ----------------------------------------------------------------------------
+
+    @abstractmethod
+    def pull_model_aggregate(self, aggregate_id: int) -> ModelAggregate | None:
+        """The aggregate of that id; None if there is none."""
+
+    @abstractmethod
+    def pull_model_aggregates(self, model: FederatedModel, *, after_number: int = 0, limit: int = 100) -> list[ModelAggregate]:
+        """The model's aggregates by ascending number, `limit` of them after `after_number`."""
+
+    @abstractmethod
+    def add_model_artifact(self, artifact: ModelArtifact) -> ModelArtifact:
+        """Insert the artifact (its `id` is ignored). Raises: AlreadyExists for a version that is taken."""
+
+    @abstractmethod
+    def pull_model_artifact(self, model: FederatedModel, version: str | None = None) -> ModelArtifact | None:
+        """The artifact of that version (None: the newest); None if there is none."""
+
+    @abstractmethod
+    def post_client_aggregate_score(
+        self, aggregate: ModelAggregate, client: Client, validation_results: Mapping[str, Any]
+    ) -> ClientAggregateScore:
+        """The client's one score of the aggregate: inserted, or replaced by the newer."""
+
+    @abstractmethod
+    def pull_client_aggregate_scores(self, aggregate: ModelAggregate) -> list[ClientAggregateScore]:
+        """The aggregate's scores, by ascending id."""
+
+    # --- what others are told -------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def add_log(
+        self,
+        model: FederatedModel,
+        event_type: str,
+        *,
+        event_id: UUID,
+        success: bool = True,
+        global_round: int | None = None,
+        details: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Add a typed entry to the model's feed; one that is there already (same `event_id`) is left."""
+
+    @abstractmethod
+    def pull_logs(self, model: FederatedModel, *, after_id: int = 0, limit: int = 100) -> list[LogEntry]:
+        """The model's feed by ascending id, `limit` entries after `after_id`."""
+
+    @abstractmethod
+    def add_audit(self, model: FederatedModel, action: AuditAction, user_id: str | None = None) -> None:
+        """Note who changed the model."""
+
+    @abstractmethod
+    def pull_audit(self, model: FederatedModel) -> list[tuple[AuditAction, str | None]]:
+        """(action, user) of every change of the model, oldest first."""
+
+    @abstractmethod
+    def add_outbox_message(
+        self, key: str, task: str, payload: Mapping[str, Any], *, queue: str | None = None, model: FederatedModel | None = None
+    ) -> None:
+        """Note a follow-up to be sent; one with the same key is left as it is."""
+
+    @abstractmethod
+    def pull_outbox_messages(self, limit: int = 100) -> list[OutboxMessage]:
+        """Follow-ups that have not left yet, oldest first."""
+
+    @abstractmethod
+    def register_outbox_messages_sent(self, messages: Sequence[OutboxMessage]) -> None:
+        """Note that the broker has accepted them."""
+
+    @abstractmethod
+    def add_dead_letter(self, task: str, payload: Any, *, kind: str, field: str | None, reason: str) -> None:
+        """Keep a refused message with the reason."""
+
+    @abstractmethod
+    def pull_dead_letters(self, *, after_id: int = 0, limit: int = 100) -> list[DeadLetter]:
+        """Refused messages by ascending id, `limit` of them after `after_id`."""
+
+    @abstractmethod
+    def pull_named_digests(self, digests: Sequence[str]) -> set[str]:
+        """Those of `digests` that some row names: what garbage collection must leave."""

@@ -1,0 +1,303 @@
+"""What the hub remembers, as plain values.
+
+Connectors hand these out and take them in; nothing here knows a database. A record is a snapshot: it does not
+change when its row does, so a decision that must hold is made on the row itself, by a guarded update.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+from uuid import UUID
+
+
+class UpdateStatus(StrEnum):
+    """Where a ModelUpdate stands (DESIGN 4.1)."""
+
+    PENDING = "PENDING"
+    RUNNING = "RUNNING"
+    COMPLETE = "COMPLETE"
+    FAILED = "FAILED"
+    INVALID = "INVALID"
+
+
+class ReasonCode(StrEnum):
+    """Why a ModelUpdate was set aside as INVALID (DESIGN 4.1)."""
+
+    SCHEMA = "SCHEMA"
+    SHAPE = "SHAPE"
+    DTYPE = "DTYPE"
+    NOT_FINITE = "NOT_FINITE"
+    NORM = "NORM"
+    DUPLICATE = "DUPLICATE"
+    STALE = "STALE"
+    UNREGISTERED_CLIENT = "UNREGISTERED_CLIENT"
+    WEIGHT = "WEIGHT"
+    CORRUPT = "CORRUPT"
+    TOO_LARGE = "TOO_LARGE"
+    POISON = "POISON"
+
+
+class ModelStatus(StrEnum):
+    """Where a FederatedModel's run stands (DESIGN 4.2)."""
+
+    PENDING = "PENDING"
+    INITIATED = "INITIATED"
+    PREPARED = "PREPARED"
+    RUNNING = "RUNNING"
+    RESULTS_UPLOADED = "RESULTS_UPLOADED"
+    RESULTS_UPLOAD_FAILED = "RESULTS_UPLOAD_FAILED"
+    ERROR = "ERROR"
+    STOPPED = "STOPPED"
+
+
+class DataFormat(StrEnum):
+    """How a model's updates and aggregates are stored."""
+
+    SAFETENSORS = "safetensors"
+    JSON = "json"
+
+
+class RoundState(StrEnum):
+    """How a claim of a round ended, or CLAIMED while it has not."""
+
+    CLAIMED = "CLAIMED"
+    POSTED = "POSTED"
+    RELEASED = "RELEASED"  # given back by its worker: nothing was posted, the updates may be claimed again
+    RESCUED = "RESCUED"  # its worker went silent: a later claim took its updates back
+
+
+class AuditAction(StrEnum):
+    """What an audit row says happened to a model."""
+
+    CREATE = "CREATE"
+    EDIT = "EDIT"
+    DELETE = "DELETE"
+    PUBLISH = "PUBLISH"
+    INITIATED = "INITIATED"
+    PREPARED = "PREPARED"
+    RUNNING = "RUNNING"
+    RESULTS_UPLOADED = "RESULTS_UPLOADED"
+    STOPPED = "STOPPED"
+    ERROR = "ERROR"
+
+
+# One tensor of a model: (name, shape, dtype), dtype by its safetensors name (F32, BF16, I64, …).
+TensorSpec = tuple[str, tuple[int, ...], str]
+
+
+@dataclass(frozen=True, slots=True)
+class BlobRef:
+    """Bytes in the store, by place and content."""
+
+    uri: str
+    digest: str  # sha256, 64 hexadecimal characters
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """One who submits updates."""
+
+    id: int
+    uuid: UUID
+    name: str = ""
+    trust_id: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FederatedModel:
+    """An experiment and its policy; also the row that every claim of a round locks first."""
+
+    id: int
+    uuid: UUID
+    name: str = ""
+    description: str = ""
+    user_id: str | None = None
+    project_id: str | None = None
+
+    aggregator: str = "fedavg"
+    aggregator_params: Mapping[str, Any] = field(default_factory=dict)
+    requirement: str | None = None
+    requirement_args: Mapping[str, Any] | Sequence[Any] | None = None
+    furthest_base_agg: int | None = None
+    allow_repeats: bool = False
+    max_rounds: int | None = None
+    data_format: DataFormat = DataFormat.SAFETENSORS
+    update_schema: Mapping[str, Any] | None = None
+    client_agg_results_schema: Mapping[str, Any] | None = None
+    max_norm: float | None = None
+    # What an update must look like: set by the initial artifact, else by the first accepted update.
+    tensors: tuple[TensorSpec, ...] | None = None
+
+    allow_aggregation: bool = True
+    status: ModelStatus = ModelStatus.PENDING
+    run_id: UUID | None = None
+    deleted: bool = False
+
+    fence: int = 0  # raised by every claim; who holds an older one may post nothing
+    lease_until: int | None = None  # milliseconds since 1970 by the database's clock; None: nobody holds the model
+    head: int = 0  # number of the newest aggregate; 0 before the first
+
+    initial_artifact_id: int | None = None
+    best_aggregate_id: int | None = None
+    created_at: datetime | None = None
+    updated_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelUpdate:
+    """What one client learned, and how far the hub has come with it."""
+
+    id: int
+    model_id: int
+    client_id: int | None  # None only for an INVALID update of a client the hub does not know
+    client_uuid: UUID
+    submission_id: UUID
+    payload_digest: str  # of the whole submission: the same id with another payload is refused
+    data: BlobRef | None  # None only for an INVALID update whose data could not be taken in
+    num_examples: float
+    status: UpdateStatus = UpdateStatus.PENDING
+    reason_code: ReasonCode | None = None
+    reason: str | None = None
+    base_aggregate_id: int | None = None
+    base_number: int | None = None  # the base aggregate's number, for staleness
+    applied_aggregate_id: int | None = None
+    claim: int | None = None  # the fence it is RUNNING under
+    attempts: int = 0  # claims begun with it, so that a crash counts
+    not_before: int = 0  # milliseconds; a FAILED update rests until then
+    suspect_group: int | None = None  # set while a batch that kept crashing is halved to find its culprit
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    created_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelAggregate:
+    """One round's outcome: the next model, and what went into it."""
+
+    id: int
+    model_id: int
+    number: int  # 1 for the first; one chain a model
+    parent_id: int | None
+    data: BlobRef
+    num_updates: int
+    num_examples: float
+    manifest: Mapping[str, Any] = field(default_factory=dict)
+    validation_score: float | None = None
+    created_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AggregateResult:
+    """What `post_new_model_aggregate` writes down: a combined model already in the store."""
+
+    data: BlobRef
+    num_updates: int
+    num_examples: float
+    manifest: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelArtifact:
+    """A published version of a model (or the initial one, version 0)."""
+
+    id: int
+    model_id: int
+    version: str
+    data: BlobRef
+    aggregate_id: int | None = None
+    created_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ClientAggregateScore:
+    """What one client measured of one aggregate."""
+
+    id: int
+    aggregate_id: int
+    client_id: int
+    validation_results: Mapping[str, Any]
+    created_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """The right to post one round of a model: worth something only while the model's fence still equals it."""
+
+    model_id: int
+    fence: int
+    head: int  # the newest aggregate's number when the claim was made
+    lease_until: int
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """One claim's story: what it took, how far it came, how it ended."""
+
+    model_id: int
+    fence: int
+    number: int  # of the aggregate it was to post
+    state: RoundState
+    num_updates: int
+    updates_done: int = 0
+    bytes_done: int = 0
+    worker: str = ""
+    reason: str | None = None
+    aggregate_id: int | None = None
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxMessage:
+    """A follow-up that was committed with its cause, and is sent until it has left."""
+
+    id: int
+    key: str
+    task: str
+    queue: str | None
+    payload: Mapping[str, Any]
+    model_id: int | None
+    attempts: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class LogEntry:
+    """One row of a model's feed."""
+
+    id: int
+    model_id: int
+    event_type: str | None
+    log: str | None
+    success: bool
+    global_round: int | None
+    details: Mapping[str, Any]
+    created_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A message that was refused, kept whole with the reason."""
+
+    id: int
+    task: str
+    payload: Any
+    kind: str
+    field: str | None
+    reason: str
+    created_at: datetime | None = None
+
+
+def is_eligible(base_number: int | None, head: int, furthest_base_agg: int | None) -> bool:
+    """Whether an update trained from aggregate `base_number` may still count (DESIGN 4.3).
+
+    `head` is the newest aggregate's number (0: none yet), and counts as the first of the `furthest_base_agg` newest.
+    """
+    if furthest_base_agg is None:
+        return True
+    if base_number is None:
+        return head == 0
+    return base_number > head - furthest_base_agg

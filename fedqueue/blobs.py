@@ -1,0 +1,84 @@
+"""Content-addressed files: how a client and the hub name the same bytes in a store they share.
+
+Part of the wire contract (docs/decisions/0001): a blob lies at `ROOT/sha256/ab/abcdef…`, named by the sha256 of its
+bytes. It is complete and on disk before it has that name, and is never written again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+from urllib.parse import unquote, urlsplit
+
+_PIECE = 1 << 20
+
+
+def blob_path(root: Path, digest: str) -> Path:
+    """Where the blob of that digest lies under a store's root."""
+    return root / "sha256" / digest[:2] / digest
+
+
+def path_of(uri: str) -> Path:
+    """The absolute path that a `file://` URI names. Raises: ValueError for any other URI."""
+    parts = urlsplit(uri)
+    if parts.scheme != "file" or parts.netloc not in ("", "localhost") or not parts.path.startswith("/"):
+        raise ValueError(f"{uri!r} is not a file:///absolute/path")
+    return Path(unquote(parts.path))
+
+
+def digest_of(path: Path) -> str:
+    """The sha256 of the file's bytes, hexadecimal, read by pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def new_blob(root: Path) -> Iterator[BinaryIO]:
+    """A file to write a blob into, on the store's file system; gone afterwards unless it was kept."""
+    staging = root / "staging"
+    staging.mkdir(parents=True, exist_ok=True)
+    # Readable by whoever may enter the root: the hub and its clients need not be one user.
+    with tempfile.NamedTemporaryFile(dir=staging, delete=False) as file:
+        try:
+            os.fchmod(file.fileno(), 0o644)
+            yield file  # type: ignore[misc]  # the wrapper has BinaryIO's methods
+        finally:
+            Path(file.name).unlink(missing_ok=True)
+
+
+def keep_blob(root: Path, file: BinaryIO, digest: str | None = None) -> tuple[Path, str]:
+    """Give the file written in `new_blob` its name for good: (path, digest). Durable when this returns."""
+    file.flush()
+    os.fsync(file.fileno())
+    staged = Path(file.name)
+    digest = digest or digest_of(staged)
+    target = blob_path(root, digest)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        # A link, unlike a rename, never replaces: whoever comes second finds the same bytes there.
+        os.link(staged, target)
+    except FileExistsError:
+        # The clock of garbage collection starts anew: the row that names it is yet to be written.
+        os.utime(target)
+    sync_folder(target.parent)
+    return target, digest
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the folder's names durable: a file's own fsync does not."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def read_pieces(file: BinaryIO) -> Iterator[bytes]:
+    """The rest of the file, a mebibyte at a time."""
+    while piece := file.read(_PIECE):
+        yield piece

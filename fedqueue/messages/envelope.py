@@ -1,0 +1,36 @@
+"""What every message and every answer has in common."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Message(BaseModel):
+    """One task's only argument. JSON; a field that is not declared is refused, never ignored."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    v: Literal[1] = Field(default=1, description="Version of this message.")
+
+
+class View(BaseModel):
+    """Part of an answer. A newer hub may add fields: an older client leaves them unread."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class Rejection(View):
+    """Why a message was refused: it was not carried out, will not be tried again, and is kept as a dead letter."""
+
+    kind: str = Field(description="Stable name of the rule, e.g. InvalidMessage, UnknownModel, UnknownAggregator.")
+    field: str | None = Field(default=None, description="The field at fault, dotted.")
+    reason: str = Field(description="What was wrong and what to do, for people.")
+
+
+class Answer(View):
+    """What a task returns to a caller that asked for it: a value, or the reason why there is none."""
+
+    value: dict[str, Any] | None = None
+    rejection: Rejection | None = None

@@ -1,0 +1,27 @@
+"""Task names, queues and limits: what both ends of the wire must spell alike."""
+
+from __future__ import annotations
+
+from typing import Final
+
+CONTROL_QUEUE: Final = "fedqueue.control"
+AGGREGATE_QUEUE: Final = "fedqueue.aggregate"
+
+MODELS_CREATE: Final = "fedqueue.models.create"
+MODELS_EDIT: Final = "fedqueue.models.edit"
+MODELS_PAUSE: Final = "fedqueue.models.pause"
+MODELS_RESUME: Final = "fedqueue.models.resume"
+MODELS_REGISTER_CLIENT: Final = "fedqueue.models.register_client"
+MODELS_PUBLISH: Final = "fedqueue.models.publish"
+MODELS_GET: Final = "fedqueue.models.get"
+MODELS_LATEST: Final = "fedqueue.models.latest"
+UPDATES_SUBMIT: Final = "fedqueue.updates.submit"
+ROUNDS_POLL: Final = "fedqueue.rounds.poll"
+ROUNDS_AGGREGATE: Final = "fedqueue.rounds.aggregate"
+SCORES_ADD: Final = "fedqueue.scores.add"
+MAINTENANCE_OUTBOX: Final = "fedqueue.maintenance.outbox"
+MAINTENANCE_GARBAGE: Final = "fedqueue.maintenance.garbage"
+MAINTENANCE_CANARY: Final = "fedqueue.maintenance.canary"
+
+# Larger data does not belong on a broker: it goes to the store, and its reference on the wire.
+INLINE_DATA_LIMIT: Final = 256 * 1024

@@ -1,0 +1,3 @@
+"""The version of the wire package, the application and the image: one number for all three."""
+
+__version__ = "0.1.0"
