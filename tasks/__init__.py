@@ -1,0 +1,1 @@
+"""What the worker does: thin Celery tasks over rules (domain) and numerics (aggregation)."""

@@ -1,0 +1,26 @@
+"""What a task works with: the process's connectors and its way to send follow-ups.
+
+`worker.bootstrap` builds one a process; tasks reach it as `self.app.hub`, tests build their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from config.settings import Settings
+from connectors.metadata import BaseMetadataConnector
+from connectors.model_data import BaseModelDataConnector
+from fedqueue.messages import Message
+
+
+@dataclass(frozen=True)
+class Hub:
+    """One process's connectors."""
+
+    settings: Settings
+    metadata: BaseMetadataConnector
+    model_data: BaseModelDataConnector
+    # (task name, message, queue or None for the task's own). A hint: losing it loses time, never data.
+    send: Callable[[str, Message, str | None], None]
+    worker: str = ""
