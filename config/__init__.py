@@ -1,0 +1,1 @@
+"""What can be configured. Imports nothing of ours, reads nothing at import."""

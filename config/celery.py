@@ -1,0 +1,172 @@
+"""Celery's settings, each chosen for what a crash would otherwise cost.
+
+Wire names are spelt here once more because this layer imports nothing of ours; a test holds them to
+`fedqueue.messages.names`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from celery.schedules import crontab
+from kombu.entity import Exchange, Queue
+
+from config.settings import Settings
+
+CONTROL_QUEUE: Final = "fedqueue.control"
+AGGREGATE_QUEUE: Final = "fedqueue.aggregate"
+
+ROUNDS_POLL: Final = "fedqueue.rounds.poll"
+ROUNDS_AGGREGATE: Final = "fedqueue.rounds.aggregate"
+MAINTENANCE_OUTBOX: Final = "fedqueue.maintenance.outbox"
+MAINTENANCE_GARBAGE: Final = "fedqueue.maintenance.garbage"
+
+# A sweep that was not carried out by then is stale: the next one does the same.
+SWEEP_EXPIRES_SECONDS: Final = 5.0
+
+
+def celery_settings(settings: Settings) -> dict[str, Any]:
+    """Everything that Celery is configured with, for workers, beat and whoever only sends."""
+    return {
+        "broker_url": settings.broker_url,
+        "result_backend": settings.result_url,
+        **_content(settings),
+        **_queues(settings),
+        **_delivery(settings),
+        **_connections(settings),
+        **_processes(settings),
+        **_schedule(settings),
+    }
+
+
+def _content(settings: Settings) -> dict[str, Any]:
+    return {
+        # JSON alone, both ways: unpickling a message would run whatever its sender wrote into it.
+        "task_serializer": "json",
+        "result_serializer": "json",
+        "accept_content": ["json"],
+        "result_accept_content": ["json"],
+        # Nobody reads most answers, and those would pile up on the broker. Who wants one asks for it.
+        "task_ignore_result": True,
+        "result_expires": settings.result_expires_seconds,
+        "enable_utc": True,
+        "timezone": "UTC",
+    }
+
+
+def _queues(settings: Settings) -> dict[str, Any]:
+    # Two queues and no priorities: a small message never waits behind a long aggregation's, on any broker.
+    amqp = settings.broker_url.startswith("amqp")
+    # A quorum queue is on several disks and gives a dead worker's messages back within a second.
+    arguments = {"x-queue-type": "quorum"} if amqp else None
+    return {
+        "task_queues": [_queue(name, arguments) for name in (CONTROL_QUEUE, AGGREGATE_QUEUE)],
+        "task_default_queue": CONTROL_QUEUE,
+        "task_default_exchange": CONTROL_QUEUE,
+        "task_default_routing_key": CONTROL_QUEUE,
+        "task_default_queue_type": "quorum" if amqp else "classic",
+        "task_create_missing_queue_type": "quorum" if amqp else "classic",
+        "task_routes": {ROUNDS_AGGREGATE: {"queue": AGGREGATE_QUEUE}},
+        # A queue of its own for every worker, so that a canary reaches that worker's pool and no other.
+        "worker_direct": True,
+    }
+
+
+def _queue(name: str, arguments: dict[str, str] | None) -> Queue:
+    exchange = Exchange(name, "direct")  # type: ignore[no-untyped-call]
+    return Queue(name, exchange, routing_key=name, queue_arguments=arguments)  # type: ignore[no-untyped-call]
+
+
+def _delivery(settings: Settings) -> dict[str, Any]:
+    return {
+        # Acknowledged when done, and given back when its process died: without both, a kill loses messages.
+        "task_acks_late": True,
+        "task_reject_on_worker_lost": True,
+        # Nothing is taken that can't be begun: another worker may have a process free for it.
+        "worker_prefetch_multiplier": 1,
+        # How long a dead process's task is left in doubt; the default of 10 s only delays its return.
+        "worker_lost_wait": 2.0,
+        "task_soft_time_limit": settings.task_soft_time_limit_seconds,
+        "task_time_limit": settings.task_time_limit_seconds,
+        # The broker redelivers what it believes lost, so two may run; the fence makes that harmless.
+        "worker_cancel_long_running_tasks_on_connection_loss": True,
+    }
+
+
+def _connections(settings: Settings) -> dict[str, Any]:
+    common: dict[str, Any] = {
+        # Under compose a worker may start before its broker, and outlive any outage of it.
+        "broker_connection_retry": True,
+        "broker_connection_retry_on_startup": True,
+        "broker_connection_max_retries": None,
+    }
+    if settings.broker_url.startswith(("redis", "rediss")):
+        common["broker_transport_options"] = {
+            # Shorter than a task, and it would run again and again; a killed worker's message waits so long.
+            "visibility_timeout": settings.visibility_timeout_seconds,
+            # By default lost messages are looked for every 100 s, and not for 300 s if the looker dies.
+            "unacked_restore_interval": 5,
+            "unacked_restore_throttle": 1,
+            "unacked_mutex_expire": 30,
+            # A broker that vanished without closing its connections is noticed, not waited for.
+            "socket_timeout": 15,
+            "socket_connect_timeout": 5,
+            "socket_keepalive": True,
+            "health_check_interval": 15,
+        }
+    elif settings.broker_url.startswith("amqp"):
+        # A publish returns when the broker has the message, not when it has left this machine.
+        common["broker_transport_options"] = {"confirm_publish": True}
+    if settings.result_url.startswith(("redis", "rediss")):
+        common["redis_socket_timeout"] = 15.0
+        common["redis_socket_connect_timeout"] = 5.0
+        common["redis_backend_health_check_interval"] = 15
+        # A Unix socket has no keep-alive, and its connection class refuses the option.
+        common["redis_socket_keepalive"] = "+socket" not in settings.result_url
+    return common
+
+
+def _processes(settings: Settings) -> dict[str, Any]:
+    memory = settings.worker_max_memory_bytes
+    return {
+        "worker_concurrency": settings.worker_concurrency,
+        # Processes are replaced now and then: a slow leak stays a small one.
+        "worker_max_tasks_per_child": 500,
+        "worker_max_memory_per_child": None if memory is None else max(1, int(memory) // 1024),  # Celery: KiB
+        # On a busy machine a new process needs longer than the default 4 s, and would be killed at birth.
+        "worker_proc_alive_timeout": 20.0,
+        "worker_soft_shutdown_timeout": settings.soft_shutdown_seconds,
+        "worker_enable_soft_shutdown_on_idle": True,
+        # structlog does the logging (worker.signals); standard output stays what it is.
+        "worker_hijack_root_logger": False,
+        "worker_redirect_stdouts": False,
+    }
+
+
+def _schedule(settings: Settings) -> dict[str, Any]:
+    sweep = {"expires": SWEEP_EXPIRES_SECONDS}
+    return {
+        # The default scheduler remembers its last runs in a shelve, which is pickle. Nothing here needs that.
+        "beat_scheduler": "celery.beat:Scheduler",
+        "beat_schedule": {
+            "poll": {
+                "task": ROUNDS_POLL,
+                "schedule": settings.sweep_seconds,
+                "args": ({},),
+                "options": sweep,
+            },
+            "outbox": {
+                "task": MAINTENANCE_OUTBOX,
+                "schedule": settings.sweep_seconds,
+                "args": ({},),
+                "options": sweep,
+            },
+            # By the clock, not hourly from the start: a beat that is restarted often would never come to it.
+            "garbage": {
+                "task": MAINTENANCE_GARBAGE,
+                "schedule": crontab(minute="17"),
+                "args": ({},),
+                "options": {"expires": 3600.0},
+            },
+        },
+    }

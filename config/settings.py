@@ -1,0 +1,232 @@
+"""Everything that can be configured, as one explicit, validated, frozen object.
+
+Each field is an environment variable, `FEDQUEUE_` and its name in capitals, and may stand in a `.env` file.
+`config.loading.load_settings` reads them; nothing is read at import.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, field_validator, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from config.places import broker_url_in, database_url_in, store_url_in
+from config.secrets import masked
+from config.urls import (
+    check_broker_url,
+    check_result_url,
+    check_store_url,
+    default_result_url,
+    normalised_database_url,
+)
+
+PREFIX: Final = "FEDQUEUE_"
+
+MIB: Final = 1 << 20
+
+
+def _absolute(home: Path) -> Path:
+    if any(character in "?#\n" for character in str(home)):
+        raise ValueError(
+            "must not contain ?, # or a line break: the database's URL could not name a file in it"
+        )
+    return home.expanduser().absolute()
+
+
+def _folders(value: Any) -> Any:
+    """`/data/a:/data/b`, as in PATH, or a sequence."""
+    return [part for part in value.split(os.pathsep) if part] if isinstance(value, str) else value
+
+
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Bytes = Annotated[ByteSize, Field(gt=0)]
+
+
+class Settings(BaseSettings):
+    """The effective configuration. `repr` and `shown()` mask the passwords in URLs; the fields hold them."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        frozen=True,
+        extra="forbid",
+        hide_input_in_errors=True,
+        validate_default=True,
+        # Lists are written as paths are, not as JSON.
+        enable_decoding=False,
+    )
+
+    # --- places
+
+    home: Annotated[Path, AfterValidator(_absolute)] = Field(
+        default=Path(".fedqueue"), description="Folder of the embedded database, store, server and logs."
+    )
+    database_url: Annotated[str, AfterValidator(normalised_database_url)] = Field(
+        default_factory=lambda data: database_url_in(data["home"]),
+        description="SQLite or PostgreSQL; by default a SQLite file in the home folder.",
+    )
+    broker_url: Annotated[str, AfterValidator(check_broker_url)] = Field(
+        default_factory=lambda data: broker_url_in(data["home"]),
+        description="Redis or RabbitMQ; by default the private server that `python -m worker up` starts.",
+    )
+    result_url: Annotated[str, AfterValidator(check_result_url)] = Field(
+        default_factory=lambda data: default_result_url(data["broker_url"]),
+        description="Where answers wait for those who asked; by default the broker.",
+    )
+    store_url: Annotated[str, AfterValidator(check_store_url)] = Field(
+        default_factory=lambda data: store_url_in(data["home"]),
+        description="Where model data lies: file:///absolute/folder.",
+    )
+    store_outside_roots: Annotated[tuple[Path, ...], BeforeValidator(_folders)] = Field(
+        default=(),
+        description="Folders beside the store in which a submission may name a file; separated by a colon.",
+    )
+
+    # --- rounds
+
+    lease_seconds: Seconds = Field(
+        default=30.0,
+        description="How long a worker holds a model without renewing: a dead one's round waits so long.",
+    )
+    sweep_seconds: Seconds = Field(default=5.0, description="How often a lost hint is made up for.")
+    max_attempts: int = Field(
+        default=5,
+        ge=1,
+        le=100,
+        description="Crashed rounds with an update before the search for a poisonous one.",
+    )
+    retry_base_seconds: Seconds = Field(
+        default=1.0, description="A FAILED update rests up to this, doubling,"
+    )
+    retry_cap_seconds: Seconds = Field(default=60.0, description="and never longer than this.")
+
+    # --- limits
+
+    memory_budget_bytes: Bytes = Field(
+        default=ByteSize(256 * MIB),
+        description="What one aggregation may hold in memory, whatever its updates' size.",
+    )
+    max_update_bytes: Bytes = Field(
+        default=ByteSize(8 * 1024 * MIB), description="A larger update is refused."
+    )
+    max_tensors: int = Field(default=100_000, ge=1, description="An update of more tensors is refused.")
+    max_header_bytes: Bytes = Field(
+        default=ByteSize(32 * MIB), description="A safetensors file with a longer header is refused."
+    )
+
+    # --- tasks and workers
+
+    task_soft_time_limit_seconds: Seconds = Field(
+        default=270.0, description="A task is told to end after this."
+    )
+    task_time_limit_seconds: Seconds = Field(
+        default=300.0, description="A task's process is killed after this."
+    )
+    result_expires_seconds: Seconds = Field(
+        default=300.0, description="How long an answer waits to be fetched."
+    )
+    worker_concurrency: int | None = Field(
+        default=None,
+        ge=1,
+        le=1024,
+        description="Processes a worker runs tasks in; by default as many as cores.",
+    )
+    worker_max_memory_bytes: Bytes | None = Field(
+        default=None, description="A worker's process is replaced after a task that left it larger than this."
+    )
+    soft_shutdown_seconds: Seconds = Field(
+        default=20.0,
+        description="How long a worker told to stop lets its tasks go on before it gives them back.",
+    )
+    embedded_workers: int = Field(
+        default=2, ge=1, le=64, description="Workers that `python -m worker up` runs."
+    )
+
+    # --- upkeep
+
+    garbage_after_seconds: Seconds = Field(
+        default=24 * 3600.0, description="A blob that no row names is deleted when it is older than this."
+    )
+    database_pool_size: int = Field(
+        default=5, ge=1, description="Connections to the database that a process keeps open."
+    )
+
+    # --- telling others
+
+    notify_task: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Task that is told aggregate.posted, model.finished and update.quarantined.",
+    )
+    notify_queue: str | None = Field(default=None, min_length=1, description="Queue that these are sent to.")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        default="INFO", description="Least level logged."
+    )
+    log_format: Literal["json", "console"] = Field(default="json", description="For machines, or for people.")
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _in_capitals(cls, value: Any) -> Any:
+        return value.upper() if isinstance(value, str) else value
+
+    @field_validator("store_outside_roots", mode="after")
+    @classmethod
+    def _absolute_roots(cls, roots: tuple[Path, ...]) -> tuple[Path, ...]:
+        for root in roots:
+            if not root.is_absolute():
+                raise ValueError(f"{root} is not an absolute path")
+        return roots
+
+    @model_validator(mode="after")
+    def _agree_with_each_other(self) -> Settings:
+        if self.task_soft_time_limit_seconds >= self.task_time_limit_seconds:
+            raise ValueError(
+                f"{PREFIX}TASK_SOFT_TIME_LIMIT_SECONDS ({self.task_soft_time_limit_seconds:g}) must be below "
+                f"{PREFIX}TASK_TIME_LIMIT_SECONDS ({self.task_time_limit_seconds:g}), "
+                "so that a task is told to end before its process is killed"
+            )
+        if self.retry_base_seconds > self.retry_cap_seconds:
+            raise ValueError(
+                f"{PREFIX}RETRY_BASE_SECONDS ({self.retry_base_seconds:g}) must not exceed "
+                f"{PREFIX}RETRY_CAP_SECONDS ({self.retry_cap_seconds:g})"
+            )
+        if (self.notify_task is None) != (self.notify_queue is None):
+            raise ValueError(
+                f"{PREFIX}NOTIFY_TASK and {PREFIX}NOTIFY_QUEUE belong together: set both or neither"
+            )
+        return self
+
+    @property
+    def visibility_timeout_seconds(self) -> float:
+        """After this Redis gives a message to somebody else: never while its task may still run."""
+        return 4 * self.task_time_limit_seconds
+
+    def shown(self) -> dict[str, Any]:
+        """Every value as JSON has it, passwords masked."""
+        return {
+            name: masked(value) if isinstance(value, str) else value
+            for name, value in self.model_dump(mode="json").items()
+        }
+
+    def as_environment(self) -> dict[str, str]:
+        """The environment that gives a child process these very settings, passwords included."""
+        values = self.model_dump(mode="json")
+        values["store_outside_roots"] = os.pathsep.join(values["store_outside_roots"])
+        return {PREFIX + name.upper(): str(value) for name, value in values.items() if value is not None}
+
+    def __repr_args__(self) -> list[tuple[str | None, Any]]:
+        return list(self.shown().items())
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003  # the signature is pydantic's
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        # The .env file is read by load_settings: it also holds what is meant for others, compose for one.
+        return (init_settings, env_settings)

@@ -1,0 +1,79 @@
+"""Which URLs a setting takes. The messages never quote a URL: it may hold a password."""
+
+from __future__ import annotations
+
+from typing import Final
+from urllib.parse import unquote, urlsplit
+
+_DATABASES: Final = {
+    "sqlite": "sqlite",
+    "sqlite+pysqlite": "sqlite",
+    "postgres": "postgresql+psycopg",
+    "postgresql": "postgresql+psycopg",
+    "postgresql+psycopg": "postgresql+psycopg",
+}
+_BROKERS: Final = ("redis", "rediss", "redis+socket", "amqp", "amqps", "memory")
+_RESULTS: Final = ("redis", "rediss", "redis+socket", "rpc", "cache+memory")
+
+
+def _scheme(url: str, example: str) -> str:
+    scheme, separator, _ = url.partition("://")
+    if not separator:
+        raise ValueError(f"is not a URL: write it like {example}")
+    return scheme.lower()
+
+
+def normalised_database_url(url: str) -> str:
+    """`postgres://…` → `postgresql+psycopg://…`, the driver that is installed."""
+    scheme = _scheme(url, "postgresql://user:password@host/database")
+    if scheme.startswith(("mariadb", "mysql")):
+        raise ValueError(f"{scheme}:// is not supported yet; SQLite and PostgreSQL are, MariaDB is coming")
+    if scheme not in _DATABASES:
+        raise ValueError(
+            f"{scheme}:// is not a database known here; use sqlite:////absolute/file or postgresql://"
+        )
+    if _DATABASES[scheme] == "sqlite" and url.partition("://")[2].strip("/") in ("", ":memory:"):
+        raise ValueError(
+            "an in-memory SQLite database is another one in every process: name a file, sqlite:////path"
+        )
+    return _DATABASES[scheme] + url[len(scheme) :]
+
+
+def check_broker_url(url: str) -> str:
+    """The URL of a broker that keeps what it has accepted."""
+    scheme = _scheme(url, "redis://host:6379/0")
+    if scheme in ("filesystem", "sqla", "sqlalchemy") or scheme.startswith("sqla+"):
+        raise ValueError(f"{scheme}:// loses messages when a worker is killed; use redis:// or amqp://")
+    if scheme not in _BROKERS:
+        raise ValueError(f"{scheme}:// is not a broker known here; use one of {', '.join(_BROKERS[:-1])}")
+    return url
+
+
+def default_result_url(broker_url: str) -> str:
+    """Where answers go if nothing is said: through a Redis broker too, else back over RabbitMQ."""
+    if broker_url.startswith("amqp"):
+        return "rpc://"
+    return "cache+memory://" if broker_url.startswith("memory") else broker_url
+
+
+def check_result_url(url: str) -> str:
+    """The URL of a result backend."""
+    scheme = _scheme(url, "redis://host:6379/0")
+    if scheme not in _RESULTS:
+        raise ValueError(
+            f"{scheme}:// is no result backend known here; use one of {', '.join(_RESULTS[:-1])}"
+        )
+    return url
+
+
+def check_store_url(url: str) -> str:
+    """The URL of the blob store."""
+    scheme = _scheme(url, "file:///absolute/folder")
+    if scheme in ("s3", "gs", "az"):
+        raise ValueError(f"{scheme}:// is not supported yet; file:// is, s3://, gs:// and az:// are coming")
+    if scheme != "file":
+        raise ValueError(f"{scheme}:// is not a store known here; use file:///absolute/folder")
+    parts = urlsplit(url)
+    if parts.netloc not in ("", "localhost") or not unquote(parts.path).startswith("/") or parts.query:
+        raise ValueError("must be file:///absolute/folder, with three slashes")
+    return url
