@@ -52,7 +52,9 @@ class TransitionRefused(ConnectorError):
     """Some updates were not in the state that the transition starts from: nothing was changed."""
 
     def __init__(self, transition: str, expected: int, found: int) -> None:
-        super().__init__(f"{transition}: {found} of {expected} updates were in the state it starts from; none was changed")
+        super().__init__(
+            f"{transition}: {found} of {expected} updates were in the state it starts from; none was changed"
+        )
         self.transition = transition
         self.expected = expected
         self.found = found

@@ -73,7 +73,7 @@ class BaseMetadataConnector(ABC):
             raise ValueError(f"no metadata connector is called {meta_connector_type!r}: known are {', '.join(known)}")
         return found(**(meta_connector_settings or {}))
 
-    # --- FMA's contract (DESIGN 1.1) ------------------------------------------------------------------------------
+    # --- FMA's contract (DESIGN 1.1) --------------------------------------------------------------
 
     @abstractmethod
     def pull_federated_model_w_id(self, fed_model_id: int | str | UUID) -> FederatedModel | None:
@@ -148,7 +148,7 @@ class BaseMetadataConnector(ABC):
     def update_database(self) -> None:
         """Migrate the schema to the newest version; nothing to do is no error."""
 
-    # --- transactions ---------------------------------------------------------------------------------------------
+    # --- transactions -----------------------------------------------------------------------------
 
     @abstractmethod
     def transaction(self) -> AbstractContextManager[Transaction]:
@@ -173,7 +173,7 @@ class BaseMetadataConnector(ABC):
         Raises: DatabaseUnavailable, SchemaOutdated.
         """
 
-    # --- models and clients ---------------------------------------------------------------------------------------
+    # --- models and clients -----------------------------------------------------------------------
 
     @abstractmethod
     def add_federated_model(self, model: FederatedModel) -> FederatedModel:
@@ -188,7 +188,9 @@ class BaseMetadataConnector(ABC):
         """Set the named fields of the model; the model as it stands then. Claims and head can't be set so."""
 
     @abstractmethod
-    def pull_federated_models(self, *, after_id: int = 0, limit: int = 100, deleted: bool = False) -> list[FederatedModel]:
+    def pull_federated_models(
+        self, *, after_id: int = 0, limit: int = 100, deleted: bool = False
+    ) -> list[FederatedModel]:
         """Models by ascending id, `limit` of them after `after_id`."""
 
     @abstractmethod
@@ -203,7 +205,7 @@ class BaseMetadataConnector(ABC):
     def pull_model_clients(self, model: FederatedModel) -> list[Client]:
         """The model's registered clients, by ascending id."""
 
-    # --- updates --------------------------------------------------------------------------------------------------
+    # --- updates ----------------------------------------------------------------------------------
 
     @abstractmethod
     def add_model_update(self, update: ModelUpdate) -> ModelUpdate:
@@ -235,7 +237,7 @@ class BaseMetadataConnector(ABC):
     ) -> None:
         """Any but COMPLETE → INVALID. Raises: TransitionRefused if one is COMPLETE (nothing is changed)."""
 
-    # --- claims (DESIGN 5) ----------------------------------------------------------------------------------------
+    # --- claims (DESIGN 5) ------------------------------------------------------------------------
 
     @abstractmethod
     def claim_model(self, model: FederatedModel, lease_ms: int) -> Claim | None:
@@ -292,14 +294,16 @@ class BaseMetadataConnector(ABC):
     def pull_rounds(self, model: FederatedModel, limit: int = 100) -> list[Round]:
         """The model's newest rounds, newest first."""
 
-    # --- aggregates, artifacts, scores ----------------------------------------------------------------------------
+    # --- aggregates, artifacts, scores ------------------------------------------------------------
 
     @abstractmethod
     def pull_model_aggregate(self, aggregate_id: int) -> ModelAggregate | None:
         """The aggregate of that id; None if there is none."""
 
     @abstractmethod
-    def pull_model_aggregates(self, model: FederatedModel, *, after_number: int = 0, limit: int = 100) -> list[ModelAggregate]:
+    def pull_model_aggregates(
+        self, model: FederatedModel, *, after_number: int = 0, limit: int = 100
+    ) -> list[ModelAggregate]:
         """The model's aggregates by ascending number, `limit` of them after `after_number`."""
 
     @abstractmethod
@@ -320,7 +324,7 @@ class BaseMetadataConnector(ABC):
     def pull_client_aggregate_scores(self, aggregate: ModelAggregate) -> list[ClientAggregateScore]:
         """The aggregate's scores, by ascending id."""
 
-    # --- what others are told -------------------------------------------------------------------------------------
+    # --- what others are told ---------------------------------------------------------------------
 
     @abstractmethod
     def add_log(
@@ -349,7 +353,13 @@ class BaseMetadataConnector(ABC):
 
     @abstractmethod
     def add_outbox_message(
-        self, key: str, task: str, payload: Mapping[str, Any], *, queue: str | None = None, model: FederatedModel | None = None
+        self,
+        key: str,
+        task: str,
+        payload: Mapping[str, Any],
+        *,
+        queue: str | None = None,
+        model: FederatedModel | None = None,
     ) -> None:
         """Note a follow-up to be sent; one with the same key is left as it is."""
 

@@ -54,6 +54,10 @@ class ModelStatus(StrEnum):
     STOPPED = "STOPPED"
 
 
+# A model in any other status claims no rounds: its run is over, or was stopped.
+CLAIMABLE_STATUSES = frozenset({ModelStatus.PENDING, ModelStatus.INITIATED, ModelStatus.PREPARED, ModelStatus.RUNNING})
+
+
 class DataFormat(StrEnum):
     """How a model's updates and aggregates are stored."""
 

@@ -1,0 +1,590 @@
+"""The reference metadata connector: the contract in plain dictionaries, for tests and for reading.
+
+One process, one lock, nothing kept after it. Its length is the contract's: 40 methods, each as short as it goes.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields, replace
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+from uuid import UUID
+
+from connectors.errors import AlreadyExists, ClaimLost, ModelIsClaimed, TransactionRequired, TransitionRefused
+from connectors.metadata import BaseMetadataConnector
+from connectors.records import (
+    CLAIMABLE_STATUSES,
+    AggregateResult,
+    AuditAction,
+    Claim,
+    Client,
+    ClientAggregateScore,
+    DeadLetter,
+    FederatedModel,
+    LogEntry,
+    ModelAggregate,
+    ModelArtifact,
+    ModelUpdate,
+    OutboxMessage,
+    ReasonCode,
+    Round,
+    RoundState,
+    UpdateStatus,
+    is_eligible,
+)
+
+_RETRYABLE = (UpdateStatus.PENDING, UpdateStatus.FAILED)
+_GUARDED = {"id", "uuid", "fence", "lease_until", "head", "created_at", "updated_at"}
+
+Record = TypeVar("Record")
+
+
+@dataclass
+class _Tables:
+    """Everything remembered. Records are frozen, so a copy of the dictionaries is a snapshot."""
+
+    models: dict[int, FederatedModel] = field(default_factory=dict)
+    clients: dict[int, Client] = field(default_factory=dict)
+    registrations: dict[tuple[int, int], None] = field(default_factory=dict)
+    updates: dict[int, ModelUpdate] = field(default_factory=dict)
+    aggregates: dict[int, ModelAggregate] = field(default_factory=dict)
+    artifacts: dict[int, ModelArtifact] = field(default_factory=dict)
+    scores: dict[int, ClientAggregateScore] = field(default_factory=dict)
+    rounds: dict[tuple[int, int], Round] = field(default_factory=dict)
+    logs: dict[UUID, LogEntry] = field(default_factory=dict)
+    audit: dict[int, tuple[int, AuditAction, str | None]] = field(default_factory=dict)
+    outbox: dict[str, OutboxMessage] = field(default_factory=dict)
+    sent: dict[int, None] = field(default_factory=dict)
+    dead_letters: dict[int, DeadLetter] = field(default_factory=dict)
+
+    def copy(self) -> _Tables:
+        """A snapshot."""
+        return _Tables(**{f.name: dict(getattr(self, f.name)) for f in fields(self)})
+
+
+class MemoryTransaction:
+    """An open transaction."""
+
+    def __init__(self) -> None:
+        self.rolled_back = False
+
+    def set_rollback(self) -> None:
+        """Undo everything at the end of the block."""
+        self.rolled_back = True
+
+
+class InMemoryMetadataConnector(BaseMetadataConnector):
+    """Metadata in this process's memory. `clock` gives milliseconds; a test may bring its own."""
+
+    def __init__(self, clock: Callable[[], int] | None = None) -> None:
+        self._clock = clock or (lambda: time.time_ns() // 1_000_000)
+        self._tables = _Tables()
+        self._lock = threading.RLock()
+        self._owner: int | None = None
+
+    # --- transactions ---------------------------------------------------------------------------
+
+    @contextmanager
+    def transaction(self) -> Iterator[MemoryTransaction]:
+        if self._owner == threading.get_ident():
+            raise RuntimeError("a transaction is open in this thread: transactions are not nested")
+        with self._lock:
+            before = self._tables.copy()
+            transaction = MemoryTransaction()
+            self._owner = threading.get_ident()
+            try:
+                yield transaction
+            except BaseException:
+                self._tables = before
+                raise
+            finally:
+                self._owner = None
+            if transaction.rolled_back:
+                self._tables = before
+
+    def _writing(self, method: str) -> _Tables:
+        if self._owner != threading.get_ident():
+            raise TransactionRequired(method)
+        return self._tables
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+    def check(self) -> None:
+        """Always ready."""
+
+    def update_database(self) -> None:
+        """There is no schema."""
+
+    # --- models and clients ---------------------------------------------------------------------
+
+    def pull_federated_model_w_id(self, fed_model_id: int | str | UUID) -> FederatedModel | None:
+        if isinstance(fed_model_id, str):
+            if fed_model_id.isdecimal():
+                return self._tables.models.get(int(fed_model_id))
+            try:
+                fed_model_id = UUID(fed_model_id)
+            except ValueError:
+                return None
+        if isinstance(fed_model_id, UUID):
+            return next((m for m in self._tables.models.values() if m.uuid == fed_model_id), None)
+        return self._tables.models.get(fed_model_id)
+
+    def pull_federated_models(
+        self, *, after_id: int = 0, limit: int = 100, deleted: bool = False
+    ) -> list[FederatedModel]:
+        found = [m for m in self._tables.models.values() if m.id > after_id and (deleted or not m.deleted)]
+        return found[:limit]
+
+    def pull_model_requirements(self, model: FederatedModel) -> list[Any]:
+        return [model.requirement or None, model.requirement_args]
+
+    def add_federated_model(self, model: FederatedModel) -> FederatedModel:
+        tables = self._writing("add_federated_model")
+        if self.pull_federated_model_w_id(model.uuid) is not None:
+            raise AlreadyExists("model", model.uuid)
+        return _insert(tables.models, replace(model, id=_next(tables.models), created_at=_now(), updated_at=_now()))
+
+    def lock_model(self, model: FederatedModel) -> FederatedModel:
+        return self._writing("lock_model").models[model.id]
+
+    def change_federated_model(self, model: FederatedModel, changes: Mapping[str, Any]) -> FederatedModel:
+        tables = self._writing("change_federated_model")
+        refused = set(changes) - ({f.name for f in fields(FederatedModel)} - _GUARDED)
+        if refused:
+            raise ValueError(f"change_federated_model can't set {', '.join(sorted(refused))}")
+        return _insert(tables.models, replace(tables.models[model.id], **changes, updated_at=_now()))
+
+    def register_client(self, model: FederatedModel, client_uuid: UUID, name: str = "") -> tuple[Client, bool]:
+        tables = self._writing("register_client")
+        client = self.pull_client(client_uuid)
+        if client is None:
+            client = _insert(tables.clients, Client(id=_next(tables.clients), uuid=client_uuid, name=name))
+        is_new = (model.id, client.id) not in tables.registrations
+        tables.registrations[model.id, client.id] = None
+        return client, is_new
+
+    def pull_client(self, client_uuid: UUID, model: FederatedModel | None = None) -> Client | None:
+        for client in self._tables.clients.values():
+            if client.uuid == client_uuid:
+                is_registered = model is None or (model.id, client.id) in self._tables.registrations
+                return client if is_registered else None
+        return None
+
+    def pull_model_clients(self, model: FederatedModel) -> list[Client]:
+        return [c for c in self._tables.clients.values() if (model.id, c.id) in self._tables.registrations]
+
+    # --- updates --------------------------------------------------------------------------------
+
+    def add_model_update(self, update: ModelUpdate) -> ModelUpdate:
+        tables = self._writing("add_model_update")
+        if self.pull_model_update_w_submission_id(update.submission_id) is not None:
+            raise AlreadyExists("submission", update.submission_id)
+        base = tables.aggregates.get(update.base_aggregate_id or 0)
+        base_number = None if base is None else base.number
+        made = replace(update, id=_next(tables.updates), base_number=base_number, created_at=_now())
+        return _insert(tables.updates, made)
+
+    def pull_model_update_w_submission_id(self, submission_id: UUID) -> ModelUpdate | None:
+        return next((u for u in self._tables.updates.values() if u.submission_id == submission_id), None)
+
+    def pull_model_updates(
+        self,
+        model: FederatedModel | None = None,
+        *,
+        statuses: Sequence[UpdateStatus] = (),
+        applied_aggregate_id: int | None = None,
+        after_id: int = 0,
+        limit: int = 100,
+    ) -> list[ModelUpdate]:
+        found = [
+            u
+            for u in self._tables.updates.values()
+            if u.id > after_id
+            and (model is None or u.model_id == model.id)
+            and (not statuses or u.status in statuses)
+            and (applied_aggregate_id is None or u.applied_aggregate_id == applied_aggregate_id)
+        ]
+        return found[:limit]
+
+    def count_model_updates(self, model: FederatedModel) -> dict[UpdateStatus, int]:
+        found = [u.status for u in self._tables.updates.values() if u.model_id == model.id]
+        return {status: found.count(status) for status in UpdateStatus}
+
+    def pull_model_updates_pending_aggregation(self, model: FederatedModel) -> list[ModelUpdate]:
+        return [
+            u
+            for u in self._tables.updates.values()
+            if u.model_id == model.id
+            and u.status in _RETRYABLE
+            and (model.id, u.client_id) in self._tables.registrations
+        ]
+
+    def pull_model_updates_ready_for_aggregation(
+        self, model: FederatedModel, parent_agg: ModelAggregate | None
+    ) -> list[ModelUpdate]:
+        head = 0 if parent_agg is None else parent_agg.number
+        return [
+            u
+            for u in self.pull_model_updates_pending_aggregation(model)
+            if u.not_before <= self._clock() and is_eligible(u.base_number, head, model.furthest_base_agg)
+        ]
+
+    def register_model_updates_invalid(
+        self, model_updates: Sequence[ModelUpdate], reason_code: ReasonCode, reason: str
+    ) -> None:
+        self._transition(
+            "register_model_updates_invalid",
+            model_updates,
+            lambda now, _was: now.status is not UpdateStatus.COMPLETE,
+            lambda now: replace(
+                now,
+                status=UpdateStatus.INVALID,
+                reason_code=reason_code,
+                reason=reason,
+                claim=None,
+                suspect_group=None,
+            ),
+        )
+
+    def register_model_update_used_in_aggregate(
+        self, model_updates: Sequence[ModelUpdate], aggregate: ModelAggregate
+    ) -> None:
+        self._transition(
+            "register_model_update_used_in_aggregate",
+            model_updates,
+            lambda now, was: now.model_id == aggregate.model_id and self._is_under(now, was),
+            lambda now: replace(
+                now,
+                status=UpdateStatus.COMPLETE,
+                applied_aggregate_id=aggregate.id,
+                claim=None,
+                suspect_group=None,
+            ),
+        )
+
+    def register_model_updates_use_in_aggregation_complete(
+        self, model_updates: Sequence[ModelUpdate], is_successful: bool
+    ) -> None:
+        method = "register_model_updates_use_in_aggregation_complete"
+        if not is_successful:
+            self.return_model_updates(model_updates, status=UpdateStatus.FAILED)
+            return
+        tables = self._writing(method)
+        complete = [u for u in model_updates if tables.updates[u.id].status is UpdateStatus.COMPLETE]
+        if len(complete) != len(model_updates):
+            raise TransitionRefused(method, len(model_updates), len(complete))
+
+    def return_model_updates(
+        self,
+        model_updates: Sequence[ModelUpdate],
+        *,
+        status: UpdateStatus,
+        rest_ms: Mapping[int, int] | None = None,
+        suspect_groups: Mapping[int, int | None] | None = None,
+        attempts: Mapping[int, int] | None = None,
+    ) -> None:
+        assert status in _RETRYABLE, f"updates are returned as PENDING or FAILED, not {status}"
+
+        def returned(now: ModelUpdate) -> ModelUpdate:
+            rests = rest_ms is not None and now.id in rest_ms
+            return replace(
+                now,
+                status=status,
+                claim=None,
+                not_before=self._clock() + (rest_ms or {})[now.id] if rests else now.not_before,
+                suspect_group=(suspect_groups or {}).get(now.id, now.suspect_group),
+                attempts=(attempts or {}).get(now.id, now.attempts),
+            )
+
+        self._transition("return_model_updates", model_updates, self._is_under, returned)
+
+    def _is_under(self, now: ModelUpdate, was: ModelUpdate) -> bool:
+        """RUNNING under the claim that the caller's record carries, or, without one, under the model's present one."""
+        claim = self._tables.models[now.model_id].fence if was.claim is None else was.claim
+        return now.status is UpdateStatus.RUNNING and now.claim == claim
+
+    def _transition(
+        self,
+        name: str,
+        model_updates: Sequence[ModelUpdate],
+        may: Callable[[ModelUpdate, ModelUpdate], bool],
+        become: Callable[[ModelUpdate], ModelUpdate],
+    ) -> None:
+        """Change all of them or none."""
+        tables = self._writing(name)
+        able = [u for u in model_updates if may(tables.updates[u.id], u)]
+        if len(able) != len(model_updates):
+            raise TransitionRefused(name, len(model_updates), len(able))
+        for found in model_updates:
+            tables.updates[found.id] = become(tables.updates[found.id])
+
+    # --- claims ---------------------------------------------------------------------------------
+
+    def claim_model(self, model: FederatedModel, lease_ms: int) -> Claim | None:
+        tables = self._writing("claim_model")
+        now = tables.models[model.id]
+        if now.lease_until is not None and now.lease_until >= self._clock():
+            return None
+        tables.models[model.id] = replace(now, fence=now.fence + 1, lease_until=self._clock() + lease_ms)
+        return self._claim_of(model.id)
+
+    def renew_claim(self, claim: Claim, lease_ms: int, *, updates_done: int = 0, bytes_done: int = 0) -> Claim:
+        self._fenced("renew_claim", claim, "its renewal", lease_until=self._clock() + lease_ms)
+        key = (claim.model_id, claim.fence)
+        if key in self._tables.rounds:
+            self._tables.rounds[key] = replace(
+                self._tables.rounds[key], updates_done=updates_done, bytes_done=bytes_done
+            )
+        return self._claim_of(claim.model_id)
+
+    def release_claim(self, claim: Claim) -> None:
+        self._fenced("release_claim", claim, "its release", lease_until=None)
+
+    def register_model_updates_for_aggregation(
+        self, model_updates: Sequence[ModelUpdate], *, claim: Claim | None = None
+    ) -> list[ModelUpdate]:
+        method = "register_model_updates_for_aggregation"
+        tables = self._writing(method)
+        if not model_updates:
+            return []
+        model = tables.models[model_updates[0].model_id]
+        if claim is None:
+            claim = self.claim_model(model, 30_000)
+            if claim is None:
+                raise ModelIsClaimed(model.id)
+        elif model.fence != claim.fence:
+            raise ClaimLost(claim, "the registration of its updates")
+        fence = claim.fence
+        self._transition(
+            method,
+            model_updates,
+            lambda now, _was: now.model_id == model.id and now.status in _RETRYABLE,
+            lambda now: replace(now, status=UpdateStatus.RUNNING, claim=fence, attempts=now.attempts + 1),
+        )
+        return self.pull_model_updates_registered_for_aggregation(model, claim=claim)
+
+    def pull_model_updates_registered_for_aggregation(
+        self, model: FederatedModel, *, claim: Claim | None = None
+    ) -> list[ModelUpdate]:
+        fence = self._tables.models[model.id].fence if claim is None else claim.fence
+        return [u for u in self._tables.updates.values() if u.model_id == model.id and u.claim == fence]
+
+    def pull_model_updates_of_dead_claims(self, claim: Claim) -> list[ModelUpdate]:
+        return [
+            u
+            for u in self._tables.updates.values()
+            if u.model_id == claim.model_id and u.claim is not None and u.claim < claim.fence
+        ]
+
+    def pull_models_to_aggregate(self, limit: int = 1000) -> list[int]:
+        found = set()
+        for update in self._tables.updates.values():
+            model = self._tables.models[update.model_id]
+            if model.lease_until is not None and model.lease_until >= self._clock():
+                continue
+            may_claim = model.allow_aggregation and not model.deleted and model.status in CLAIMABLE_STATUSES
+            has_work = update.status in _RETRYABLE and update.not_before <= self._clock()
+            if update.status is UpdateStatus.RUNNING or (may_claim and has_work):
+                found.add(model.id)
+        return sorted(found)[:limit]
+
+    def add_round(self, claim: Claim, num_updates: int, worker: str) -> None:
+        rounds = self._writing("add_round").rounds
+        if (claim.model_id, claim.fence) in rounds:
+            raise TransitionRefused("add_round", 1, 0)
+        rounds[claim.model_id, claim.fence] = Round(
+            model_id=claim.model_id,
+            fence=claim.fence,
+            number=claim.head + 1,
+            state=RoundState.CLAIMED,
+            num_updates=num_updates,
+            worker=worker,
+            started_at=_now(),
+        )
+
+    def close_round(
+        self, claim: Claim, state: RoundState, *, aggregate_id: int | None = None, reason: str | None = None
+    ) -> None:
+        rounds = self._writing("close_round").rounds
+        found = rounds.get((claim.model_id, claim.fence))
+        if found is not None and found.state is RoundState.CLAIMED:
+            rounds[claim.model_id, claim.fence] = replace(
+                found, state=state, aggregate_id=aggregate_id, reason=reason, finished_at=_now()
+            )
+
+    def close_dead_rounds(self, claim: Claim) -> None:
+        rounds = self._writing("close_dead_rounds").rounds
+        for key, found in rounds.items():
+            if found.model_id == claim.model_id and found.fence < claim.fence and found.state is RoundState.CLAIMED:
+                reason = f"its worker fell silent; claim {claim.fence} took the updates back"
+                rounds[key] = replace(found, state=RoundState.RESCUED, reason=reason, finished_at=_now())
+
+    def pull_rounds(self, model: FederatedModel, limit: int = 100) -> list[Round]:
+        found = [r for r in self._tables.rounds.values() if r.model_id == model.id]
+        return sorted(found, key=lambda r: -r.fence)[:limit]
+
+    def _claim_of(self, model_id: int) -> Claim:
+        model = self._tables.models[model_id]
+        return Claim(model_id=model_id, fence=model.fence, head=model.head, lease_until=model.lease_until or 0)
+
+    def _fenced(self, method: str, claim: Claim, during: str, **changes: Any) -> None:
+        models = self._writing(method).models
+        if models[claim.model_id].fence != claim.fence:
+            raise ClaimLost(claim, during)
+        models[claim.model_id] = replace(models[claim.model_id], **changes)
+
+    # --- aggregates, artifacts, scores ----------------------------------------------------------
+
+    def pull_latest_model_aggregate(self, model: FederatedModel) -> ModelAggregate | None:
+        return max(self.pull_model_aggregates(model, limit=10**9), key=lambda a: a.number, default=None)
+
+    def pull_model_aggregate(self, aggregate_id: int) -> ModelAggregate | None:
+        return self._tables.aggregates.get(aggregate_id)
+
+    def pull_model_aggregates(
+        self, model: FederatedModel, *, after_number: int = 0, limit: int = 100
+    ) -> list[ModelAggregate]:
+        found = [a for a in self._tables.aggregates.values() if a.model_id == model.id and a.number > after_number]
+        return sorted(found, key=lambda a: a.number)[:limit]
+
+    def post_new_model_aggregate(
+        self,
+        model: FederatedModel,
+        parent_agg: ModelAggregate | None,
+        results: AggregateResult,
+        *,
+        claim: Claim | None = None,
+    ) -> ModelAggregate:
+        tables = self._writing("post_new_model_aggregate")
+        claim = claim or self._claim_of(model.id)
+        head = 0 if parent_agg is None else parent_agg.number
+        if tables.models[model.id].head != head:
+            raise ClaimLost(claim, "the post")
+        self._fenced("post_new_model_aggregate", claim, "the post", head=head + 1, lease_until=None)
+        return _insert(
+            tables.aggregates,
+            ModelAggregate(
+                id=_next(tables.aggregates),
+                model_id=model.id,
+                number=head + 1,
+                parent_id=None if parent_agg is None else parent_agg.id,
+                data=results.data,
+                num_updates=results.num_updates,
+                num_examples=results.num_examples,
+                manifest=results.manifest,
+                created_at=_now(),
+            ),
+        )
+
+    def add_model_artifact(self, artifact: ModelArtifact) -> ModelArtifact:
+        tables = self._writing("add_model_artifact")
+        if any(a.model_id == artifact.model_id and a.version == artifact.version for a in tables.artifacts.values()):
+            raise AlreadyExists("version", artifact.version)
+        return _insert(tables.artifacts, replace(artifact, id=_next(tables.artifacts), created_at=_now()))
+
+    def pull_model_artifact(self, model: FederatedModel, version: str | None = None) -> ModelArtifact | None:
+        found = [
+            a
+            for a in self._tables.artifacts.values()
+            if a.model_id == model.id and (version is None or a.version == version)
+        ]
+        return found[-1] if found else None
+
+    def post_client_aggregate_score(
+        self, aggregate: ModelAggregate, client: Client, validation_results: Mapping[str, Any]
+    ) -> ClientAggregateScore:
+        scores = self._writing("post_client_aggregate_score").scores
+        for found in scores.values():
+            if (found.aggregate_id, found.client_id) == (aggregate.id, client.id):
+                return _insert(scores, replace(found, validation_results=validation_results))
+        score = ClientAggregateScore(_next(scores), aggregate.id, client.id, validation_results, _now())
+        return _insert(scores, score)
+
+    def pull_client_aggregate_scores(self, aggregate: ModelAggregate) -> list[ClientAggregateScore]:
+        return [s for s in self._tables.scores.values() if s.aggregate_id == aggregate.id]
+
+    def pull_named_digests(self, digests: Sequence[str]) -> set[str]:
+        tables = self._tables
+        stored = [row.data for row in tables.updates.values()]
+        stored += [row.data for row in tables.aggregates.values()]
+        stored += [row.data for row in tables.artifacts.values()]
+        return {data.digest for data in stored if data is not None} & set(digests)
+
+    # --- what others are told -------------------------------------------------------------------
+
+    def add_log(
+        self,
+        model: FederatedModel,
+        event_type: str,
+        *,
+        event_id: UUID,
+        success: bool = True,
+        global_round: int | None = None,
+        details: Mapping[str, Any] | None = None,
+    ) -> None:
+        logs = self._writing("add_log").logs
+        entry = LogEntry(
+            id=len(logs) + 1,
+            model_id=model.id,
+            event_type=event_type,
+            log=None,
+            success=success,
+            global_round=global_round,
+            details=details or {},
+            created_at=_now(),
+        )
+        logs.setdefault(event_id, entry)
+
+    def pull_logs(self, model: FederatedModel, *, after_id: int = 0, limit: int = 100) -> list[LogEntry]:
+        return [e for e in self._tables.logs.values() if e.model_id == model.id and e.id > after_id][:limit]
+
+    def add_audit(self, model: FederatedModel, action: AuditAction, user_id: str | None = None) -> None:
+        audit = self._writing("add_audit").audit
+        audit[_next(audit)] = (model.id, action, user_id)
+
+    def pull_audit(self, model: FederatedModel) -> list[tuple[AuditAction, str | None]]:
+        return [(action, user) for owner, action, user in self._tables.audit.values() if owner == model.id]
+
+    def add_outbox_message(
+        self,
+        key: str,
+        task: str,
+        payload: Mapping[str, Any],
+        *,
+        queue: str | None = None,
+        model: FederatedModel | None = None,
+    ) -> None:
+        outbox = self._writing("add_outbox_message").outbox
+        message = OutboxMessage(len(outbox) + 1, key, task, queue, payload, None if model is None else model.id)
+        outbox.setdefault(key, message)
+
+    def pull_outbox_messages(self, limit: int = 100) -> list[OutboxMessage]:
+        return [m for m in self._tables.outbox.values() if m.id not in self._tables.sent][:limit]
+
+    def register_outbox_messages_sent(self, messages: Sequence[OutboxMessage]) -> None:
+        self._writing("register_outbox_messages_sent").sent.update(dict.fromkeys(m.id for m in messages))
+
+    def add_dead_letter(self, task: str, payload: Any, *, kind: str, field: str | None, reason: str) -> None:
+        letters = self._writing("add_dead_letter").dead_letters
+        _insert(letters, DeadLetter(_next(letters), task, payload, kind, field, reason, _now()))
+
+    def pull_dead_letters(self, *, after_id: int = 0, limit: int = 100) -> list[DeadLetter]:
+        return [letter for letter in self._tables.dead_letters.values() if letter.id > after_id][:limit]
+
+
+def _next(table: Mapping[int, Any]) -> int:
+    return len(table) + 1  # rows are never removed
+
+
+def _insert(table: dict[int, Record], record: Record) -> Record:
+    table[record.id] = record  # type: ignore[attr-defined]  # every record here has an id
+    return record
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

@@ -1,0 +1,132 @@
+"""Aggregates, published artifacts and scores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import select
+
+from connectors.errors import AlreadyExists, ClaimLost
+from connectors.records import (
+    AggregateResult,
+    Claim,
+    Client,
+    ClientAggregateScore,
+    FederatedModel,
+    ModelAggregate,
+    ModelArtifact,
+)
+from connectors.sql.claims import Claims
+from connectors.sql.mapping import to_aggregate, to_artifact, to_score
+from connectors.sql.rows import (
+    ClientAggregateScoreRow,
+    ModelAggregateRow,
+    ModelArtifactRow,
+    ModelUpdateRow,
+)
+
+
+class Aggregates(Claims):
+    """The connector's part for what rounds bring forth."""
+
+    def pull_latest_model_aggregate(self, model: FederatedModel) -> ModelAggregate | None:
+        statement = select(ModelAggregateRow).where(ModelAggregateRow.model_id == model.id)
+        row = self._first(statement.order_by(ModelAggregateRow.number.desc()).limit(1))
+        return None if row is None else to_aggregate(row)
+
+    def pull_model_aggregate(self, aggregate_id: int) -> ModelAggregate | None:
+        row = self._first(select(ModelAggregateRow).where(ModelAggregateRow.id == aggregate_id))
+        return None if row is None else to_aggregate(row)
+
+    def pull_model_aggregates(
+        self, model: FederatedModel, *, after_number: int = 0, limit: int = 100
+    ) -> list[ModelAggregate]:
+        statement = select(ModelAggregateRow).where(
+            ModelAggregateRow.model_id == model.id, ModelAggregateRow.number > after_number
+        )
+        return [to_aggregate(row) for row in self._all(statement.order_by(ModelAggregateRow.number).limit(limit))]
+
+    def post_new_model_aggregate(
+        self,
+        model: FederatedModel,
+        parent_agg: ModelAggregate | None,
+        results: AggregateResult,
+        *,
+        claim: Claim | None = None,
+    ) -> ModelAggregate:
+        claim = claim or self._claim_of(model.id)
+        head = 0 if parent_agg is None else parent_agg.number
+        # Whoever holds an older fence, or expects another head, posts nothing.
+        self._fenced(claim, "the post", expected_head=head, head=head + 1, lease_until=None)
+        row = ModelAggregateRow(
+            model_id=model.id,
+            number=head + 1,
+            parent_id=None if parent_agg is None else parent_agg.id,
+            data_uri=results.data.uri,
+            data_digest=results.data.digest,
+            data_size=results.data.size_bytes,
+            num_updates=results.num_updates,
+            num_examples=results.num_examples,
+            manifest=dict(results.manifest),
+        )
+        if self._added("post_new_model_aggregate", row) is None:
+            raise ClaimLost(claim, "the post: the chain has that link already")
+        return to_aggregate(row)
+
+    def add_model_artifact(self, artifact: ModelArtifact) -> ModelArtifact:
+        row = ModelArtifactRow(
+            model_id=artifact.model_id,
+            version=artifact.version,
+            aggregate_id=artifact.aggregate_id,
+            data_uri=artifact.data.uri,
+            data_digest=artifact.data.digest,
+            data_size=artifact.data.size_bytes,
+        )
+        if self._added("add_model_artifact", row) is None:
+            raise AlreadyExists("version", artifact.version)
+        return to_artifact(row)
+
+    def pull_model_artifact(self, model: FederatedModel, version: str | None = None) -> ModelArtifact | None:
+        statement = select(ModelArtifactRow).where(ModelArtifactRow.model_id == model.id)
+        if version is not None:
+            statement = statement.where(ModelArtifactRow.version == version)
+        row = self._first(statement.order_by(ModelArtifactRow.id.desc()).limit(1))
+        return None if row is None else to_artifact(row)
+
+    def post_client_aggregate_score(
+        self, aggregate: ModelAggregate, client: Client, validation_results: Mapping[str, Any]
+    ) -> ClientAggregateScore:
+        session = self._session("post_client_aggregate_score")
+        found = self._first(
+            select(ClientAggregateScoreRow).where(
+                ClientAggregateScoreRow.aggregate_id == aggregate.id,
+                ClientAggregateScoreRow.client_id == client.id,
+            )
+        )
+        if found is not None:
+            found.validation_results = dict(validation_results)
+            session.flush()
+            return to_score(found)
+        row = ClientAggregateScoreRow(
+            aggregate_id=aggregate.id, client_id=client.id, validation_results=dict(validation_results)
+        )
+        if self._added("post_client_aggregate_score", row) is None:
+            return self.post_client_aggregate_score(aggregate, client, validation_results)
+        return to_score(row)
+
+    def pull_client_aggregate_scores(self, aggregate: ModelAggregate) -> list[ClientAggregateScore]:
+        statement = select(ClientAggregateScoreRow).where(ClientAggregateScoreRow.aggregate_id == aggregate.id)
+        return [to_score(row) for row in self._all(statement.order_by(ClientAggregateScoreRow.id))]
+
+    def pull_named_digests(self, digests: Sequence[str]) -> set[str]:
+        named: set[str] = set()
+        with self._reading() as session:
+            for column in (
+                ModelUpdateRow.data_digest,
+                ModelAggregateRow.data_digest,
+                ModelArtifactRow.data_digest,
+            ):
+                found = session.scalars(select(column).where(column.in_(list(digests)))).all()
+                named.update(digest for digest in found if digest is not None)
+        return named

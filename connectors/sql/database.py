@@ -1,0 +1,153 @@
+"""Sessions and transactions: the part of the SQL connector that all others stand on."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from sqlalchemy import CursorResult, Executable, Select
+from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.orm import Session
+
+from connectors.errors import DatabaseUnavailable, TransactionRequired
+from connectors.metadata import BaseMetadataConnector
+from connectors.sql.engine import READ_ONLY, is_passing, open_engine
+from connectors.sql.rows import Base
+
+T = TypeVar("T")
+Row = TypeVar("Row", bound=Base)
+
+_TRIES = 6
+
+
+class SqlTransaction:
+    """An open transaction: `session` for functions that take one."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.rolled_back = False
+
+    def set_rollback(self) -> None:
+        """Undo everything at the end of the block, without an exception."""
+        self.rolled_back = True
+
+
+class Database(BaseMetadataConnector):
+    """Reads in short sessions of their own, writes only inside `transaction()`, one a thread."""
+
+    def __init__(self, url: str, *, pool_size: int = 5, pool_timeout: float = 30.0, echo: bool = False) -> None:
+        self.engine = open_engine(url, pool_size=pool_size, pool_timeout=pool_timeout, echo=echo)
+        self._open = threading.local()
+
+    @contextmanager
+    def transaction(self) -> Iterator[SqlTransaction]:
+        """All or nothing for what is written inside; an exception undoes it. Not to be nested.
+
+        Raises: DatabaseUnavailable for a passing fault, after which the whole transaction may be begun anew.
+        """
+        if getattr(self._open, "session", None) is not None:
+            raise RuntimeError("a transaction is open in this thread: transactions are not nested")
+        with self._faults_named(), Session(self.engine, expire_on_commit=False) as session:
+            transaction = SqlTransaction(session)
+            self._open.session = session
+            try:
+                yield transaction
+                if transaction.rolled_back:
+                    session.rollback()
+                else:
+                    session.commit()  # the one place that commits
+            finally:
+                self._open.session = None
+
+    def transact(self, work: Callable[[], T]) -> T:
+        """Run `work` in a transaction of its own; up to six times, with growing jittered pauses, if it must be."""
+        for attempt in range(1, _TRIES + 1):
+            try:
+                with self.transaction():
+                    return work()
+            except DatabaseUnavailable:
+                if attempt == _TRIES:
+                    raise
+                time.sleep(random.uniform(0, min(2.0, 0.05 * 2**attempt)))  # noqa: S311  # jitter, not a secret
+        raise AssertionError("unreachable")
+
+    def close(self) -> None:
+        """Let go of the pool's connections."""
+        self.engine.dispose()
+
+    def forget_connections(self) -> None:
+        """Leave the parent's connections alone after a fork: they are its own, and still in use."""
+        self.engine.dispose(close=False)
+
+    # --- for the connector's other parts ----------------------------------------------------------
+
+    def _session(self, method: str) -> Session:
+        """The open transaction's session. Raises: TransactionRequired."""
+        session: Session | None = getattr(self._open, "session", None)
+        if session is None:
+            raise TransactionRequired(method)
+        return session
+
+    @contextmanager
+    def _reading(self) -> Iterator[Session]:
+        """The open transaction's session, or a short one for reading only."""
+        session: Session | None = getattr(self._open, "session", None)
+        if session is not None:
+            yield session
+            return
+        with self._faults_named(), Session(self.engine.execution_options(**READ_ONLY)) as session:
+            yield session
+
+    def _all(self, statement: Select[Row]) -> Sequence[Row]:
+        """The rows as the database has them now, whatever the session remembers."""
+        with self._reading() as session:
+            return session.scalars(statement, execution_options={"populate_existing": True}).all()
+
+    def _first(self, statement: Select[Row]) -> Row | None:
+        with self._reading() as session:
+            return session.scalars(statement, execution_options={"populate_existing": True}).first()
+
+    def _changed(self, method: str, statement: Executable) -> int:
+        """Carry out a guarded UPDATE; how many rows met its precondition."""
+        session = self._session(method)
+        found = session.execute(statement, execution_options={"synchronize_session": False})
+        assert isinstance(found, CursorResult)
+        return found.rowcount
+
+    def _added(self, method: str, row: Row) -> Row | None:
+        """Insert the row; None if one of its unique values is taken (the transaction goes on)."""
+        session = self._session(method)
+        try:
+            with session.begin_nested():
+                session.add(row)
+                session.flush()
+        except IntegrityError as error:
+            if not _is_unique(error):
+                raise
+            return None
+        return row
+
+    @contextmanager
+    def _faults_named(self) -> Iterator[None]:
+        try:
+            yield
+        except DBAPIError as error:
+            if is_passing(error):
+                raise DatabaseUnavailable(f"the database can't be used now: {error.orig}") from error
+            raise
+        except PoolTimeout as error:
+            raise DatabaseUnavailable(f"no database connection became free: {error}") from error
+
+
+def _is_unique(error: IntegrityError) -> bool:
+    cause: Any = error.orig
+    return (
+        getattr(cause, "sqlstate", None) == "23505"
+        or "UNIQUE constraint failed" in str(cause)
+        or (bool(getattr(cause, "args", ())) and cause.args[0] == 1062)
+    )

@@ -1,0 +1,70 @@
+"""One way to open a database so that the round's protocol holds on it, and to tell its passing faults from ours."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DBAPIError
+
+# Retried as whole transactions: serialization failure, deadlock, lost connection, server shutting down or starting.
+_POSTGRESQL = re.compile(r"40001|40P01|08...|57P0.")
+_MARIADB = {1213, 1205, 2006, 2013}
+_SQLITE = ("database is locked", "database table is locked", "database is busy")
+
+READ_ONLY = {"fedqueue_read_only": True}
+
+
+def open_engine(url: str, *, pool_size: int = 5, pool_timeout: float = 30.0, echo: bool = False) -> Engine:
+    """An engine for the database at `url`, connected lazily.
+
+    SQLite writes in WAL mode, durably, under BEGIN IMMEDIATE (the driver's default lost most read-then-write
+    updates); PostgreSQL and MariaDB run at READ COMMITTED, which the guarded updates are enough for.
+    """
+    parsed = make_url(url)
+    kind = parsed.get_backend_name()
+    options: dict[str, Any] = {"echo": echo}
+    if kind == "sqlite":
+        if parsed.database in (None, "", ":memory:"):
+            raise ValueError("an in-memory SQLite database is each connection's own: give a file")
+        options["connect_args"] = {"isolation_level": None, "timeout": 30.0}
+    else:
+        options |= {"isolation_level": "READ COMMITTED", "pool_pre_ping": True, "pool_recycle": 1800}
+    engine = create_engine(url, pool_size=pool_size, max_overflow=pool_size, pool_timeout=pool_timeout, **options)
+    if kind == "sqlite":
+        event.listen(engine, "connect", _set_up_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _set_up_sqlite(connection: Any, _record: Any) -> None:
+    for pragma in (
+        "busy_timeout = 30000",
+        "journal_mode = WAL",
+        "synchronous = FULL",
+        "foreign_keys = ON",
+    ):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    # IMMEDIATE takes the write lock before the first read, so what was read still holds at the write.
+    read_only = connection.get_execution_options().get("fedqueue_read_only")
+    connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+
+
+def is_passing(error: DBAPIError) -> bool:
+    """Whether the same transaction, begun anew, may well succeed."""
+    if error.connection_invalidated:
+        return True
+    cause = error.orig
+    sqlstate = getattr(cause, "sqlstate", None)
+    if sqlstate is not None:
+        return _POSTGRESQL.fullmatch(str(sqlstate)) is not None
+    if type(cause).__module__.startswith("psycopg") and type(cause).__name__ == "OperationalError":
+        return True  # no SQLSTATE: the server was not reached at all
+    if type(cause).__module__.startswith("pymysql"):
+        return bool(cause and cause.args and cause.args[0] in {*_MARIADB, 2003})
+    return any(words in str(cause) for words in _SQLITE)

@@ -1,0 +1,92 @@
+"""What others are told: a model's feed and audit, follow-ups waiting to leave, refused messages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import select, update
+
+from connectors.records import AuditAction, DeadLetter, FederatedModel, LogEntry, OutboxMessage
+from connectors.sql.database import Database
+from connectors.sql.mapping import to_dead_letter, to_log, to_outbox_message
+from connectors.sql.rows import AuditRow, DeadLetterRow, LogRow, OutboxRow
+from connectors.sql.rows.base import now
+
+
+class Feed(Database):
+    """The connector's part for logs, audit, outbox and dead letters."""
+
+    def add_log(
+        self,
+        model: FederatedModel,
+        event_type: str,
+        *,
+        event_id: UUID,
+        success: bool = True,
+        global_round: int | None = None,
+        details: Mapping[str, Any] | None = None,
+    ) -> None:
+        row = LogRow(
+            event_id=event_id,
+            model_id=model.id,
+            run_id=model.run_id,
+            event_type=event_type,
+            success=success,
+            global_round=global_round,
+            details=dict(details or {}),
+        )
+        self._added("add_log", row)
+
+    def pull_logs(self, model: FederatedModel, *, after_id: int = 0, limit: int = 100) -> list[LogEntry]:
+        statement = select(LogRow).where(LogRow.model_id == model.id, LogRow.id > after_id)
+        return [to_log(row) for row in self._all(statement.order_by(LogRow.id).limit(limit))]
+
+    def add_audit(self, model: FederatedModel, action: AuditAction, user_id: str | None = None) -> None:
+        session = self._session("add_audit")
+        session.add(AuditRow(model_id=model.id, action=action, user_id=user_id))
+        session.flush()
+
+    def pull_audit(self, model: FederatedModel) -> list[tuple[AuditAction, str | None]]:
+        rows = self._all(select(AuditRow).where(AuditRow.model_id == model.id).order_by(AuditRow.id))
+        return [(AuditAction(row.action), row.user_id) for row in rows]
+
+    def add_outbox_message(
+        self,
+        key: str,
+        task: str,
+        payload: Mapping[str, Any],
+        *,
+        queue: str | None = None,
+        model: FederatedModel | None = None,
+    ) -> None:
+        row = OutboxRow(
+            key=key,
+            task=task,
+            queue=queue,
+            payload=dict(payload),
+            model_id=None if model is None else model.id,
+        )
+        self._added("add_outbox_message", row)
+
+    def pull_outbox_messages(self, limit: int = 100) -> list[OutboxMessage]:
+        statement = select(OutboxRow).where(OutboxRow.sent_at.is_(None)).order_by(OutboxRow.id).limit(limit)
+        return [to_outbox_message(row) for row in self._all(statement)]
+
+    def register_outbox_messages_sent(self, messages: Sequence[OutboxMessage]) -> None:
+        self._changed(
+            "register_outbox_messages_sent",
+            update(OutboxRow)
+            .where(OutboxRow.id.in_([m.id for m in messages]), OutboxRow.sent_at.is_(None))
+            .values(sent_at=now(), attempts=OutboxRow.attempts + 1),
+        )
+
+    def add_dead_letter(self, task: str, payload: Any, *, kind: str, field: str | None, reason: str) -> None:
+        session = self._session("add_dead_letter")
+        session.add(DeadLetterRow(task=task, payload=payload, kind=kind, field=field, reason=reason))
+        session.flush()
+
+    def pull_dead_letters(self, *, after_id: int = 0, limit: int = 100) -> list[DeadLetter]:
+        statement = select(DeadLetterRow).where(DeadLetterRow.id > after_id)
+        return [to_dead_letter(row) for row in self._all(statement.order_by(DeadLetterRow.id).limit(limit))]

@@ -1,0 +1,35 @@
+"""The schema, declared. CHECK constraints hold the states (DESIGN 4); the migrations are tested to equal this."""
+
+from connectors.sql.rows.base import Base
+from connectors.sql.rows.delivery import DeadLetterRow, OutboxRow
+from connectors.sql.rows.federated import (
+    ClientAggregateScoreRow,
+    ClientRow,
+    FederatedModelRow,
+    ModelAggregateRow,
+    ModelArtifactRow,
+    ModelClientRow,
+    ModelUpdateRow,
+    RoundRow,
+)
+from connectors.sql.rows.service import AuditRow, FLKitSlotRow, LogRow, MetricRow, ModelTrustRow, TrustRow
+
+__all__ = [
+    "AuditRow",
+    "Base",
+    "ClientAggregateScoreRow",
+    "ClientRow",
+    "DeadLetterRow",
+    "FLKitSlotRow",
+    "FederatedModelRow",
+    "LogRow",
+    "MetricRow",
+    "ModelAggregateRow",
+    "ModelArtifactRow",
+    "ModelClientRow",
+    "ModelTrustRow",
+    "ModelUpdateRow",
+    "OutboxRow",
+    "RoundRow",
+    "TrustRow",
+]

@@ -1,0 +1,50 @@
+"""Messages at rest: follow-ups that must still leave, and messages that were refused."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ForeignKey, Index, String, Text, text
+from sqlalchemy.orm import Mapped, mapped_column
+
+from connectors.sql.rows.base import Base, BigId, Json, RowId, now
+
+
+class OutboxRow(Base):
+    """A follow-up, committed with its cause. `sent_at` is set once the broker has accepted it."""
+
+    __tablename__ = "outbox"
+
+    id: Mapped[RowId]
+    key: Mapped[str] = mapped_column(String(200), unique=True)
+    task: Mapped[str] = mapped_column(String(200))
+    queue: Mapped[str | None] = mapped_column(String(200))
+    payload: Mapped[dict[str, Any]]
+    model_id: Mapped[int | None] = mapped_column(BigId, ForeignKey("federated_model.id"))
+    attempts: Mapped[int] = mapped_column(default=0)
+    created_at: Mapped[datetime] = mapped_column(default=now)
+    sent_at: Mapped[datetime | None]
+
+    __table_args__ = (
+        Index(
+            "ix_outbox_unsent",
+            "id",
+            postgresql_where=text("sent_at IS NULL"),
+            sqlite_where=text("sent_at IS NULL"),
+        ),
+    )
+
+
+class DeadLetterRow(Base):
+    """A refused message, whole, with the rule it broke."""
+
+    __tablename__ = "dead_letter"
+
+    id: Mapped[RowId]
+    task: Mapped[str] = mapped_column(String(200))
+    payload: Mapped[Any | None] = mapped_column(Json)
+    kind: Mapped[str] = mapped_column(String(100))
+    field: Mapped[str | None] = mapped_column(String(200))
+    reason: Mapped[str] = mapped_column(Text)
+    created_at: Mapped[datetime] = mapped_column(default=now)

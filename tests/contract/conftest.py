@@ -1,0 +1,97 @@
+"""The connectors that must behave alike, each on a database of its own."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from connectors.memory import InMemoryMetadataConnector
+from connectors.metadata import BaseMetadataConnector
+from connectors.records import AggregateResult, BlobRef, FederatedModel, ModelUpdate
+from connectors.sql.connector import SqlAlchemyMetadataConnector
+
+
+@pytest.fixture(params=["memory", "sqlite", "postgresql"])
+def connector(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[BaseMetadataConnector]:
+    """Every connector in turn, empty and migrated."""
+    made: BaseMetadataConnector
+    if request.param == "memory":
+        made = InMemoryMetadataConnector()
+    else:
+        url = f"sqlite:///{tmp_path}/hub.db" if request.param == "sqlite" else request.getfixturevalue("postgres_url")
+        made = SqlAlchemyMetadataConnector(url)
+    made.update_database()
+    yield made
+    made.close()
+
+
+class World:
+    """Short ways to fill a connector, each in a transaction of its own."""
+
+    def __init__(self, connector: BaseMetadataConnector) -> None:
+        self.connector = connector
+        self._count = itertools.count()
+
+    def blob(self, content: str = "") -> BlobRef:
+        """A reference to bytes; nothing need be stored for metadata's sake."""
+        content = content or f"blob {next(self._count)}"
+        digest = hashlib.sha256(content.encode()).hexdigest()
+        return BlobRef(uri=f"file:///store/sha256/{digest[:2]}/{digest}", digest=digest, size_bytes=len(content))
+
+    def model(self, clients: int = 2, **policy: Any) -> FederatedModel:
+        """A model with that many registered clients."""
+        with self.connector.transaction():
+            model = self.connector.add_federated_model(FederatedModel(id=0, uuid=uuid4(), **policy))
+            for _ in range(clients):
+                self.connector.register_client(model, uuid4())
+        return model
+
+    def update(self, model: FederatedModel, client: int = 0, **fields: Any) -> ModelUpdate:
+        """A PENDING update of the model's client of that position."""
+        sender = self.connector.pull_model_clients(model)[client]
+        values: dict[str, Any] = {
+            "id": 0,
+            "model_id": model.id,
+            "client_id": sender.id,
+            "client_uuid": sender.uuid,
+            "submission_id": uuid4(),
+            "payload_digest": "0" * 64,
+            "data": self.blob(),
+            "num_examples": 1.0,
+        }
+        with self.connector.transaction():
+            return self.connector.add_model_update(ModelUpdate(**(values | fields)))
+
+    def result(self, num_updates: int = 1, num_examples: float = 1.0) -> AggregateResult:
+        """A combined model that is in the store already."""
+        return AggregateResult(self.blob(), num_updates, num_examples, {"aggregator": "fedavg"})
+
+    def now(self, model: FederatedModel) -> FederatedModel:
+        """The model as it stands."""
+        found = self.connector.pull_federated_model_w_id(model.id)
+        assert found is not None
+        return found
+
+    def post(self, model: FederatedModel) -> Any:
+        """One whole round over everything that is ready, the way FMA's callers do it."""
+        parent = self.connector.pull_latest_model_aggregate(model)
+        with self.connector.transaction():
+            ready = self.connector.pull_model_updates_ready_for_aggregation(model, parent)
+            taken = self.connector.register_model_updates_for_aggregation(ready)
+        with self.connector.transaction():
+            aggregate = self.connector.post_new_model_aggregate(model, parent, self.result(len(taken)))
+            self.connector.register_model_update_used_in_aggregate(taken, aggregate)
+            self.connector.register_model_updates_use_in_aggregation_complete(taken, True)
+        return aggregate
+
+
+@pytest.fixture
+def world(connector: BaseMetadataConnector) -> World:
+    """Short ways to fill the connector."""
+    return World(connector)
