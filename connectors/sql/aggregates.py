@@ -55,6 +55,7 @@ class Aggregates(Claims):
         *,
         claim: Claim | None = None,
     ) -> ModelAggregate:
+        self._session("post_new_model_aggregate")
         claim = claim or self._claim_of(model.id)
         head = 0 if parent_agg is None else parent_agg.number
         # Whoever holds an older fence, or expects another head, posts nothing.

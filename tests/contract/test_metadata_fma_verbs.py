@@ -19,7 +19,7 @@ def test_create_finds_a_connector_whatever_the_case() -> None:
 
 
 def test_create_names_the_known_connectors_when_it_knows_no_such() -> None:
-    with pytest.raises(ValueError, match="'djangoo'.*InMemoryMetadataConnector.*SqlAlchemyMetadataConnector"):
+    with pytest.raises(ValueError, match=r"'djangoo'.*InMemoryMetadataConnector.*SqlAlchemyMetadataConnector"):
         BaseMetadataConnector.create("djangoo")
 
 

@@ -110,6 +110,7 @@ def test_a_submission_id_is_taken_once(connector: BaseMetadataConnector, world: 
     with pytest.raises(AlreadyExists):
         world.update(model, submission_id=update.submission_id)
     found = connector.pull_model_update_w_submission_id(update.submission_id)
+    assert found is not None
     assert found == update
     assert found.metrics == {"loss": 0.5}
     assert connector.pull_model_update_w_submission_id(uuid4()) is None
