@@ -1,1 +1,57 @@
-"""fedqueue for those who use a hub: the wire messages and, soon, a client."""
+"""fedqueue for those who use a hub: the wire messages, and the client that speaks them.
+
+from fedqueue import Client
+
+with Client() as hub:
+    model = hub.create_model(name="digits", initial={"w": weights}, requirement="require_x_clients", ...)
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from fedqueue.version import __version__
+
+if TYPE_CHECKING:
+    from fedqueue.client import Client, FetchedModel
+    from fedqueue.errors import (
+        DataCorrupt,
+        EndpointUnknown,
+        FedqueueError,
+        HubFailed,
+        HubUnavailable,
+        InvalidArgument,
+        NoAnswer,
+        Rejected,
+        RoundNotPosted,
+        StoreUnreachable,
+        Unanswered,
+        UpdateRejected,
+    )
+
+__all__ = [
+    "Client",
+    "DataCorrupt",
+    "EndpointUnknown",
+    "FedqueueError",
+    "FetchedModel",
+    "HubFailed",
+    "HubUnavailable",
+    "InvalidArgument",
+    "NoAnswer",
+    "Rejected",
+    "RoundNotPosted",
+    "StoreUnreachable",
+    "Unanswered",
+    "UpdateRejected",
+    "__version__",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # On first use: the hub itself imports fedqueue.messages, and needs neither the client nor what it imports.
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    home = "fedqueue.client" if name in ("Client", "FetchedModel") else "fedqueue.errors"
+    return getattr(import_module(home), name)

@@ -1,0 +1,430 @@
+"""The client: how another service uses a hub, without importing any of it."""
+
+from __future__ import annotations
+
+import math
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Literal, Self, TypedDict, TypeVar, Unpack, overload
+from uuid import UUID
+
+from pydantic import JsonValue, ValidationError
+
+from fedqueue.asking import Asking, Rests
+from fedqueue.endpoint import find_endpoint
+from fedqueue.errors import (
+    FedqueueError,
+    HubFailed,
+    InvalidArgument,
+    Rejected,
+    RoundNotPosted,
+    Unanswered,
+    UpdateRejected,
+)
+from fedqueue.messages import (
+    AddScore,
+    Answer,
+    ArtifactView,
+    ClientView,
+    CreateModel,
+    EditModel,
+    LatestModel,
+    LatestView,
+    Message,
+    ModelRef,
+    ModelView,
+    Policy,
+    PublishModel,
+    RegisterClient,
+    ScoreView,
+    SubmitModelUpdate,
+    UpdateView,
+    View,
+)
+from fedqueue.messages import names as wire
+from fedqueue.payload import ModelData, SharedStore, lists_of
+from fedqueue.tensors import Array, read_tensors
+from fedqueue.transport import CeleryTransport, Transport
+
+V = TypeVar("V", bound=View)
+M = TypeVar("M", bound=Message)
+Id = UUID | str
+DataFormatName = Literal["safetensors", "json"]
+
+# No round can follow while a model stands so: waiting for one would only use up the time.
+_NO_MORE_ROUNDS = frozenset({"STOPPED", "ERROR", "RESULTS_UPLOADED", "RESULTS_UPLOAD_FAILED"})
+
+
+class PolicyFields(TypedDict, total=False):
+    """The fields of `fedqueue.messages.Policy`, which says what each means."""
+
+    name: str
+    description: str
+    aggregator: str
+    aggregator_params: Mapping[str, Any] | Sequence[Any]
+    requirement: str | None
+    requirement_args: Mapping[str, Any] | Sequence[Any] | None
+    furthest_base_agg: int | None
+    allow_repeats: bool | None
+    max_rounds: int | None
+    update_schema: Mapping[str, Any] | None
+    client_agg_results_schema: Mapping[str, Any] | None
+    max_norm: float | None
+
+
+@dataclass(frozen=True)
+class FetchedModel:
+    """The newest model with its values: `arrays` of a safetensors model, `data` (lists) of a JSON model."""
+
+    latest: LatestView
+    arrays: dict[str, Array] = field(default_factory=dict, repr=False)
+    data: JsonValue = field(default=None, repr=False)
+
+    @property
+    def number(self) -> int:
+        """Of the aggregate; 0 for the initial model."""
+        return self.latest.number
+
+    @property
+    def aggregate_id(self) -> int | None:
+        """What an update trained from this names as its `base_aggregate`."""
+        return self.latest.aggregate_id
+
+
+class Client:
+    """A hub, seen from a service that submits to it.
+
+    Without arguments it finds the hub in FEDQUEUE_BROKER_URL, FEDQUEUE_RESULT_URL and FEDQUEUE_STORE_URL, else in the
+    file that `python -m worker up` leaves in `.fedqueue` (or FEDQUEUE_HOME). One client may be shared by threads and
+    survives a fork. Calls that get no answer are repeated under the same id until `timeout` seconds are over; the hub
+    carries out each once.
+
+    Every call raises: InvalidArgument (nothing was sent), Rejected (the hub refused), HubUnavailable or NoAnswer
+    (unknown whether it was carried out; says how to repeat), HubFailed (a fault of the hub).
+    """
+
+    def __init__(
+        self,
+        broker_url: str | None = None,
+        result_url: str | None = None,
+        store_url: str | None = None,
+        *,
+        timeout: float = 30.0,
+        resend_after: float = 5.0,
+        transport: Transport | None = None,
+    ) -> None:
+        """Connects to nothing yet. Raises: EndpointUnknown, InvalidArgument."""
+        self.timeout = _seconds(timeout, "timeout")
+        if transport is None:
+            endpoint = find_endpoint(broker_url, result_url, store_url)
+            store_url = endpoint.store_url
+            transport = CeleryTransport(endpoint)
+        self._transport = transport
+        self._asking = Asking(transport, _seconds(resend_after, "resend_after"))
+        self._store = SharedStore(store_url)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the connections back."""
+        self._transport.close()
+
+    # --- models ---------------------------------------------------------------------------------------------------
+
+    def create_model(
+        self,
+        *,
+        initial: ModelData | None = None,
+        data_format: DataFormatName | None = None,
+        clients: Sequence[Id] = (),
+        model_id: Id | None = None,
+        user_id: str | None = None,
+        project_id: str | None = None,
+        timeout: float | None = None,
+        **policy: Unpack[PolicyFields],
+    ) -> ModelView:
+        """A new model, open for updates. `initial`: named arrays, a .safetensors or .json file, or FMA's lists.
+
+        `data_format` is what `initial` is, else safetensors. Created once however often it is sent with one
+        `model_id` (made here if none is given).
+        """
+        model_id = _uuid(model_id or uuid.uuid4(), "model_id")
+        fields: dict[str, Any] = dict(policy)
+        if initial is not None:
+            payload = self._store.take(initial, "initial")
+            if data_format not in (None, payload.data_format):
+                raise InvalidArgument("initial", f"is {payload.data_format}, but data_format says {data_format}")
+            fields |= {"data_format": payload.data_format, "initial": payload.ref, "initial_data": payload.inline}
+        elif data_format is not None:
+            fields["data_format"] = data_format
+        message = _message(
+            CreateModel, model_id=model_id, clients=list(clients), user_id=user_id, project_id=project_id, **fields
+        )
+        return self._ask(wire.MODELS_CREATE, message, ModelView, {"model_id": model_id}, timeout)
+
+    def edit_model(
+        self, model_id: Id, *, user_id: str | None = None, timeout: float | None = None, **changes: Unpack[PolicyFields]
+    ) -> ModelView:
+        """The model with the named fields changed and all others as they were."""
+        model_id = _uuid(model_id, "model_id")
+        edit = _message(EditModel, model_id=model_id, changes=_message(Policy, **changes), user_id=user_id)
+        wired = edit.model_dump(mode="json")
+        # On the wire a field that is absent stays as it is, and one that is null is set to null.
+        wired["changes"] = edit.changes.model_dump(mode="json", exclude_unset=True)
+        return self._ask(wire.MODELS_EDIT, wired, ModelView, {"model_id": model_id}, timeout)
+
+    def pause_model(self, model_id: Id, *, user_id: str | None = None, timeout: float | None = None) -> ModelView:
+        """The model, which takes updates but aggregates none until it is resumed."""
+        return self._ask_of(wire.MODELS_PAUSE, ModelView, model_id, timeout, user_id=user_id)
+
+    def resume_model(self, model_id: Id, *, user_id: str | None = None, timeout: float | None = None) -> ModelView:
+        """The model, which aggregates again."""
+        return self._ask_of(wire.MODELS_RESUME, ModelView, model_id, timeout, user_id=user_id)
+
+    def get_model(self, model_id: Id, *, timeout: float | None = None) -> ModelView:
+        """The model as it stands, with how many updates stand in each state."""
+        return self._ask_of(wire.MODELS_GET, ModelView, model_id, timeout)
+
+    def register_client(
+        self, model_id: Id, client_id: Id | None = None, name: str = "", *, timeout: float | None = None
+    ) -> ClientView:
+        """One more client of the model. Its id is made here if none is given, so that a repeat registers no second."""
+        model_id, client_id = _uuid(model_id, "model_id"), _uuid(client_id or uuid.uuid4(), "client_id")
+        message = _message(RegisterClient, model_id=model_id, client_id=client_id, name=name)
+        return self._ask(wire.MODELS_REGISTER_CLIENT, message, ClientView, {"client_id": client_id}, timeout)
+
+    def publish(
+        self,
+        model_id: Id,
+        version: str,
+        aggregate_id: int | None = None,
+        *,
+        final: bool = False,
+        user_id: str | None = None,
+        timeout: float | None = None,
+    ) -> ArtifactView:
+        """The aggregate (the latest if none is named) under a version of its own; `final` ends the model's run."""
+        model_id = _uuid(model_id, "model_id")
+        message = _message(
+            PublishModel, model_id=model_id, version=version, aggregate_id=aggregate_id, final=final, user_id=user_id
+        )
+        return self._ask(wire.MODELS_PUBLISH, message, ArtifactView, {"model_id": model_id}, timeout)
+
+    # --- updates --------------------------------------------------------------------------------------------------
+
+    @overload
+    def submit_update(
+        self,
+        model_id: Id,
+        client_id: Id,
+        data: ModelData,
+        *,
+        num_examples: float,
+        base_aggregate: int | None = ...,
+        metrics: Mapping[str, float] | None = ...,
+        submission_id: Id | None = ...,
+        wait: Literal[True] = ...,
+        timeout: float | None = ...,
+    ) -> UpdateView: ...
+
+    @overload
+    def submit_update(
+        self,
+        model_id: Id,
+        client_id: Id,
+        data: ModelData,
+        *,
+        num_examples: float,
+        base_aggregate: int | None = ...,
+        metrics: Mapping[str, float] | None = ...,
+        submission_id: Id | None = ...,
+        wait: Literal[False],
+        timeout: float | None = ...,
+    ) -> UUID: ...
+
+    def submit_update(
+        self,
+        model_id: Id,
+        client_id: Id,
+        data: ModelData,
+        *,
+        num_examples: float,
+        base_aggregate: int | None = None,
+        metrics: Mapping[str, float] | None = None,
+        submission_id: Id | None = None,
+        wait: bool = True,
+        timeout: float | None = None,
+    ) -> UpdateView | UUID:
+        """What became of the update; with `wait=False` the submission id, as soon as the broker has the message.
+
+        `data`: named arrays, a .safetensors or .json file, or FMA's lists. `num_examples` is its weight, > 0.
+        `base_aggregate` is the id of the aggregate it was trained from. It counts once, however often it is sent under
+        one `submission_id` (made here if none is given).
+        Raises: UpdateRejected when the hub has set it aside as INVALID.
+        """
+        submission_id = _uuid(submission_id or uuid.uuid4(), "submission_id")
+        if isinstance(num_examples, bool) or not math.isfinite(num_examples) or num_examples <= 0:
+            raise InvalidArgument("num_examples", f"must be finite and above 0, not {num_examples}")
+        ids = {"model_id": _uuid(model_id, "model_id"), "client_id": _uuid(client_id, "client_id")}
+        seconds = self._timeout(timeout)
+        payload = self._store.take(data, "data")
+        message = _message(
+            SubmitModelUpdate,
+            submission_id=submission_id,
+            **ids,
+            num_examples=num_examples,
+            base_aggregate=base_aggregate,
+            data=payload.inline,
+            data_uri=payload.ref.uri if payload.ref else None,
+            digest=payload.ref.digest if payload.ref else None,
+            metrics=dict(metrics or {}),
+        )
+        repeat_with = {"submission_id": submission_id}
+        if not wait:
+            self._asking.post(wire.UPDATES_SUBMIT, message.model_dump(mode="json"), seconds, repeat_with)
+            return submission_id
+        update = self._ask(wire.UPDATES_SUBMIT, message, UpdateView, repeat_with, seconds)
+        if update.status == "INVALID":
+            reason = update.reason or "the hub gave no reason"
+            raise UpdateRejected(update.reason_code or "INVALID", reason, update.update_id, submission_id)
+        return update
+
+    def add_score(
+        self,
+        model_id: Id,
+        aggregate_id: int,
+        client_id: Id,
+        validation_results: Mapping[str, Any],
+        *,
+        timeout: float | None = None,
+    ) -> ScoreView:
+        """What the client measured of the aggregate; a newer score of the same client replaces it."""
+        message = _message(
+            AddScore,
+            model_id=_uuid(model_id, "model_id"),
+            aggregate_id=aggregate_id,
+            client_id=_uuid(client_id, "client_id"),
+            validation_results=dict(validation_results),
+        )
+        return self._ask(wire.SCORES_ADD, message, ScoreView, {}, timeout)
+
+    # --- the newest model -----------------------------------------------------------------------------------------
+
+    def latest(self, model_id: Id, *, include_data: bool = False, timeout: float | None = None) -> LatestView:
+        """Where the newest model lies; number 0 is the initial one, and no `uri` means that there is none yet."""
+        return self._ask_of(wire.MODELS_LATEST, LatestView, model_id, timeout, LatestModel, include_data=include_data)
+
+    def fetch_latest(self, model_id: Id, *, timeout: float | None = None) -> FetchedModel:
+        """The newest model with its values, checked against its digest; no values while there is no model yet.
+
+        Raises: StoreUnreachable, DataCorrupt.
+        """
+        latest = self.latest(model_id, include_data=True, timeout=timeout)
+        if latest.data is not None:
+            return FetchedModel(latest, data=latest.data)
+        if latest.uri is None or latest.digest is None:
+            return FetchedModel(latest)
+        buffer = self._store.read(latest.uri, latest.digest)
+        if latest.data_format == "json":
+            return FetchedModel(latest, data=lists_of(buffer))
+        return FetchedModel(latest, arrays=read_tensors(buffer))
+
+    def wait_for_aggregate(self, model_id: Id, *, after: int, timeout: float = 600.0) -> LatestView:
+        """The newest aggregate once its number is above `after`. A hub that is away meanwhile is waited for.
+
+        Raises: RoundNotPosted after `timeout` seconds, and at once when the model's run is over.
+        """
+        deadline = time.monotonic() + _seconds(timeout, "timeout")
+        pauses = Rests(shortest=0.02, longest=1.0, factor=1.5)
+        seen: int | None = None
+        trouble: Unanswered | None = None
+        while (left := deadline - time.monotonic()) > 0:
+            try:
+                latest = self.latest(model_id, timeout=min(left, self.timeout))
+            except Unanswered as error:
+                trouble = error
+                continue
+            seen, trouble = latest.number, None
+            if latest.number > after:
+                return latest
+            if latest.status in _NO_MORE_ROUNDS:
+                raise RoundNotPosted(
+                    f"model {model_id} is {latest.status} at aggregate {seen}: no other will follow", seen
+                )
+            time.sleep(max(0.0, min(pauses.next(), deadline - time.monotonic())))
+        standing = f"its newest aggregate is {seen}" if trouble is None else f"last: {trouble}"
+        raise RoundNotPosted(
+            f"model {model_id} posted no aggregate above {after} within {timeout:g} s: {standing}", seen
+        ) from trouble
+
+    # --- one call -------------------------------------------------------------------------------------------------
+
+    def _ask_of(
+        self,
+        task: str,
+        view: type[V],
+        model_id: Id,
+        timeout: float | None,
+        kind: type[Message] = ModelRef,
+        **fields: Any,
+    ) -> V:
+        model_id = _uuid(model_id, "model_id")
+        return self._ask(task, _message(kind, model_id=model_id, **fields), view, {}, timeout)
+
+    def _ask(
+        self,
+        task: str,
+        message: Message | Mapping[str, Any],
+        view: type[V],
+        repeat_with: Mapping[str, UUID],
+        timeout: float | None,
+    ) -> V:
+        wired = message.model_dump(mode="json") if isinstance(message, Message) else message
+        returned = self._asking.ask(task, wired, self._timeout(timeout), repeat_with)
+        try:
+            answer = Answer.model_validate(returned)
+            if answer.rejection is not None:
+                raise Rejected(answer.rejection.kind, answer.rejection.field, answer.rejection.reason)
+            return view.model_validate(answer.value)
+        except ValidationError as error:
+            raise HubFailed(
+                f"{task} answered what this client can't read ({error}): are both of one version?"
+            ) from error
+
+    def _timeout(self, timeout: float | None) -> float:
+        return self.timeout if timeout is None else _seconds(timeout, "timeout")
+
+
+def _message(kind: type[M], **fields: Any) -> M:
+    """The message, or InvalidArgument naming the first field at fault."""
+    try:
+        return kind(**fields)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or kind.__name__
+        raise InvalidArgument(where, first["msg"]) from error
+
+
+def _uuid(value: Id, name: str) -> UUID:
+    try:
+        return value if isinstance(value, UUID) else UUID(value)
+    except (ValueError, AttributeError, TypeError) as error:
+        raise InvalidArgument(name, f"{value!r} is no UUID") from error
+
+
+def _seconds(value: float, name: str) -> float:
+    if not math.isfinite(value) or value <= 0:
+        raise InvalidArgument(name, f"must be a finite number of seconds above 0, not {value}")
+    return value
+
+
+__all__ = ["Client", "FedqueueError", "FetchedModel", "PolicyFields"]

@@ -1,0 +1,169 @@
+"""Model data on its way between a client and the store it shares with the hub."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import ArrayLike
+from pydantic import JsonValue
+
+from fedqueue.blobs import blob_path, keep_blob, new_blob, path_of, read_pieces
+from fedqueue.errors import DataCorrupt, InvalidArgument, StoreUnreachable
+from fedqueue.messages import DataRef
+from fedqueue.messages.names import INLINE_DATA_LIMIT
+from fedqueue.tensors import as_tensors, write_tensors
+
+# What a caller may hand over: named arrays, a .safetensors or .json file, or FMA's lists.
+ModelData = Mapping[str, ArrayLike] | str | os.PathLike[str] | Sequence[Any]
+
+
+@dataclass(frozen=True)
+class Payload:
+    """Model data ready to be named in a message: inline (JSON), or by reference."""
+
+    data_format: str
+    inline: JsonValue = None
+    ref: DataRef | None = None
+
+
+class SharedStore:
+    """The client's end of a `file://` store: blobs under their digest, complete before they have a name.
+
+    Nothing is kept in memory between calls, so it needs no care with threads or forks.
+    """
+
+    def __init__(self, store_url: str | None) -> None:
+        self._url = store_url
+
+    def take(self, data: ModelData, field: str) -> Payload:
+        """Put the data where the hub can read it; small FMA lists stay inline.
+
+        Raises: InvalidArgument naming `field`, StoreUnreachable.
+        """
+        if isinstance(data, str | os.PathLike):
+            return self._take_file(Path(data), field)
+        if isinstance(data, Mapping):
+            tensors = as_tensors(data, field)
+            with self._writing() as (root, file):
+                write_tensors(file, tensors)
+                return Payload("safetensors", ref=_kept(root, file))
+        if isinstance(data, list | tuple):
+            return self._take_list(data, field)
+        raise InvalidArgument(
+            field, f"is a {type(data).__name__}: give a mapping of arrays, a path, or FMA's lists of numbers"
+        )
+
+    def _take_file(self, path: Path, field: str) -> Payload:
+        data_format = path.suffix.lower().removeprefix(".")
+        if data_format not in ("safetensors", "json"):
+            raise InvalidArgument(field, f"{path} is neither a .safetensors nor a .json file")
+        try:
+            source = path.open("rb")
+        except OSError as error:
+            raise InvalidArgument(field, f"{path} can't be read: {error.strerror}") from error
+        with source, self._writing() as (root, file):
+            hashed = hashlib.sha256()
+            for piece in read_pieces(source):
+                hashed.update(piece)
+                file.write(piece)
+            return Payload(data_format, ref=_kept(root, file, hashed.hexdigest()))
+
+    def _take_list(self, data: Sequence[Any], field: str) -> Payload:
+        try:
+            text = json.dumps(data, default=_plain, allow_nan=False).encode()
+        except (TypeError, ValueError) as error:
+            raise InvalidArgument(field, f"can't be sent as JSON: {error}") from error
+        if len(text) <= INLINE_DATA_LIMIT:
+            return Payload("json", inline=json.loads(text))
+        with self._writing() as (root, file):
+            file.write(text)
+            return Payload("json", ref=_kept(root, file))
+
+    def read(self, uri: str, digest: str) -> bytearray:
+        """The blob's bytes, checked. Raises: StoreUnreachable, DataCorrupt."""
+        path = self._find(uri, digest)
+        try:
+            with path.open("rb") as file:
+                buffer = bytearray(os.fstat(file.fileno()).st_size)
+                size = file.readinto(buffer)
+        except OSError as error:
+            raise StoreUnreachable(
+                f"{uri} can't be read here: {error.strerror}; is the hub's store mounted on this machine, "
+                "and does store_url (FEDQUEUE_STORE_URL) name it?"
+            ) from error
+        if size != len(buffer) or hashlib.sha256(buffer).hexdigest() != digest:
+            raise DataCorrupt(f"{path} does not hold the bytes that the hub names ({digest})")
+        return buffer
+
+    def _find(self, uri: str, digest: str) -> Path:
+        # By its digest under our own root first: the hub may have the same store mounted somewhere else.
+        if self._url is not None and self._url.startswith("file:"):
+            path = blob_path(self._root(), digest)
+            if path.exists():
+                return path
+        try:
+            return path_of(uri)
+        except ValueError as error:
+            raise StoreUnreachable(f"this client reads file:// stores only, and the model lies at {uri}") from error
+
+    def _root(self) -> Path:
+        if self._url is None:
+            raise StoreUnreachable(
+                "this data is too large for the broker and no store is known: pass store_url, or set "
+                "FEDQUEUE_STORE_URL to the hub's store, e.g. file:///srv/fedqueue/store"
+            )
+        try:
+            return path_of(self._url)
+        except ValueError as error:
+            raise StoreUnreachable(
+                f"this client writes to file:// stores only, and store_url is {self._url}"
+            ) from error
+
+    def _writing(self) -> _Writing:
+        return _Writing(self._root())
+
+
+class _Writing:
+    """`new_blob` with the store's own failures told apart from the caller's."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._blob = new_blob(root)
+
+    def __enter__(self) -> tuple[Path, BinaryIO]:
+        try:
+            return self._root, self._blob.__enter__()
+        except OSError as error:
+            raise StoreUnreachable(f"the store at {self._root} can't be written: {error.strerror}") from error
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        self._blob.__exit__(kind, error, trace)
+        if isinstance(error, OSError):
+            raise StoreUnreachable(f"the store at {self._root} can't be written: {error.strerror}") from error
+
+
+def _kept(root: Path, file: BinaryIO, digest: str | None = None) -> DataRef:
+    path, digest = keep_blob(root, file, digest)
+    return DataRef(uri=path.as_uri(), digest=digest)
+
+
+def _plain(value: object) -> Any:
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} is no number, list or array")
+
+
+def lists_of(buffer: bytearray) -> JsonValue:
+    """A JSON model's lists. Raises: DataCorrupt."""
+    try:
+        lists: JsonValue = json.loads(buffer)
+    except ValueError as error:
+        raise DataCorrupt(f"this model is no JSON: {error}") from error
+    return lists

@@ -1,0 +1,126 @@
+"""What a client puts into the store, and takes out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fedqueue.blobs import blob_path
+from fedqueue.errors import DataCorrupt, InvalidArgument, StoreUnreachable
+from fedqueue.messages.names import INLINE_DATA_LIMIT
+from fedqueue.payload import SharedStore
+from fedqueue.tensors import read_tensors
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tmp_path / "a store"
+
+
+@pytest.fixture
+def store(root: Path) -> SharedStore:
+    return SharedStore(root.as_uri())
+
+
+def test_arrays_become_one_blob_named_by_their_digest(store: SharedStore, root: Path) -> None:
+    first = store.take({"w": np.ones(3)}, "data")
+    again = store.take({"w": np.ones(3)}, "data")
+    assert first.ref is not None
+    assert first == again
+    path = blob_path(root, first.ref.digest)
+    assert hashlib.sha256(path.read_bytes()).hexdigest() == first.ref.digest
+    assert [p for p in root.rglob("*") if p.is_file()] == [path]
+
+
+def test_a_stored_model_comes_back_by_its_reference(store: SharedStore) -> None:
+    ref = store.take({"w": np.array([1.0, 2.0])}, "data").ref
+    assert ref is not None
+    assert read_tensors(store.read(ref.uri, ref.digest))["w"].tolist() == [1.0, 2.0]
+
+
+def test_a_file_is_stored_byte_for_byte(store: SharedStore, root: Path, tmp_path: Path) -> None:
+    """Even a broken one: to judge it is the hub's part, and its reason is then on record."""
+    file = tmp_path / "update.safetensors"
+    file.write_bytes(b"not a model")
+    payload = store.take(file, "data")
+    assert payload.ref is not None
+    assert payload.data_format == "safetensors"
+    assert blob_path(root, payload.ref.digest).read_bytes() == b"not a model"
+
+
+def test_small_lists_travel_inline_and_need_no_store() -> None:
+    payload = SharedStore(None).take([[1, 2.5], np.array([3.0], np.float32)], "data")
+    assert payload.inline == [[1, 2.5], [3.0]]
+    assert payload.ref is None
+
+
+def test_lists_too_long_for_the_broker_go_to_the_store(store: SharedStore, root: Path) -> None:
+    data = [0.5] * (INLINE_DATA_LIMIT // 5 + 1)  # "0.5, " is five characters
+    payload = store.take(data, "data")
+    assert payload.inline is None
+    assert payload.ref is not None
+    assert json.loads(blob_path(root, payload.ref.digest).read_text()) == data
+
+
+def test_lists_of_exactly_the_limit_still_travel_inline(store: SharedStore) -> None:
+    text = "x" * (INLINE_DATA_LIMIT - len('[""]'))
+    assert store.take([text], "data").inline == [text]
+    assert store.take([text + "x"], "data").inline is None
+
+
+@pytest.mark.parametrize("data", [[float("nan")], [object()], 7, b"bytes", {}])
+def test_what_is_no_model_data_is_refused_by_the_fields_name(store: SharedStore, root: Path, data: object) -> None:
+    with pytest.raises(InvalidArgument) as refused:
+        store.take(data, "initial")  # type: ignore[arg-type]
+    assert refused.value.field == "initial"
+    assert not root.exists()
+
+
+@pytest.mark.parametrize("name", ["model.pkl", "model", "missing.safetensors"])
+def test_a_path_that_can_not_be_taken_is_refused_by_the_fields_name(
+    store: SharedStore, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / "model.pkl").write_bytes(b"")
+    with pytest.raises(InvalidArgument) as refused:
+        store.take(tmp_path / name, "data")
+    assert refused.value.field == "data"
+
+
+def test_without_a_store_the_error_names_the_setting() -> None:
+    with pytest.raises(StoreUnreachable, match="FEDQUEUE_STORE_URL"):
+        SharedStore(None).take({"w": np.ones(1)}, "data")
+
+
+def test_a_store_that_is_no_folder_here_is_said_to_be() -> None:
+    with pytest.raises(StoreUnreachable, match="s3://bucket"):
+        SharedStore("s3://bucket").take({"w": np.ones(1)}, "data")
+
+
+def test_a_store_that_can_not_be_written_leaves_an_error_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(StoreUnreachable, match="can't be written"):
+        SharedStore((tmp_path / "file").as_uri()).take({"w": np.ones(1)}, "data")
+
+
+def test_changed_bytes_are_not_handed_out(store: SharedStore, root: Path) -> None:
+    ref = store.take({"w": np.ones(1)}, "data").ref
+    assert ref is not None
+    path = blob_path(root, ref.digest)
+    path.write_bytes(path.read_bytes()[:-1] + b"\1")
+    with pytest.raises(DataCorrupt, match=ref.digest):
+        store.read(ref.uri, ref.digest)
+
+
+def test_a_model_is_found_where_this_machine_has_the_store_mounted(tmp_path: Path) -> None:
+    """The hub names its own path; the digest names the same bytes under ours."""
+    hubs, ours = tmp_path / "hubs", tmp_path / "ours"
+    ref = SharedStore(hubs.as_uri()).take({"w": np.ones(1)}, "data").ref
+    assert ref is not None
+    hubs.rename(ours)
+    assert SharedStore(ours.as_uri()).read(ref.uri, ref.digest)
+    with pytest.raises(StoreUnreachable, match="mounted"):
+        SharedStore(None).read(ref.uri, ref.digest)
