@@ -8,15 +8,15 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Literal, Self, TypedDict, TypeVar, Unpack, overload
+from typing import Any, Literal, Self, TypeVar, Unpack, overload
 from uuid import UUID
 
 from pydantic import JsonValue, ValidationError
 
+from fedqueue.arguments import Id, PolicyFields, as_message, as_seconds, as_uuid
 from fedqueue.asking import Asking, Rests
 from fedqueue.endpoint import find_endpoint
 from fedqueue.errors import (
-    FedqueueError,
     HubFailed,
     InvalidArgument,
     Rejected,
@@ -50,29 +50,10 @@ from fedqueue.tensors import Array, read_tensors
 from fedqueue.transport import CeleryTransport, Transport
 
 V = TypeVar("V", bound=View)
-M = TypeVar("M", bound=Message)
-Id = UUID | str
 DataFormatName = Literal["safetensors", "json"]
 
 # No round can follow while a model stands so: waiting for one would only use up the time.
 _NO_MORE_ROUNDS = frozenset({"STOPPED", "ERROR", "RESULTS_UPLOADED", "RESULTS_UPLOAD_FAILED"})
-
-
-class PolicyFields(TypedDict, total=False):
-    """The fields of `fedqueue.messages.Policy`, which says what each means."""
-
-    name: str
-    description: str
-    aggregator: str
-    aggregator_params: Mapping[str, Any] | Sequence[Any]
-    requirement: str | None
-    requirement_args: Mapping[str, Any] | Sequence[Any] | None
-    furthest_base_agg: int | None
-    allow_repeats: bool | None
-    max_rounds: int | None
-    update_schema: Mapping[str, Any] | None
-    client_agg_results_schema: Mapping[str, Any] | None
-    max_norm: float | None
 
 
 @dataclass(frozen=True)
@@ -117,13 +98,13 @@ class Client:
         transport: Transport | None = None,
     ) -> None:
         """Connects to nothing yet. Raises: EndpointUnknown, InvalidArgument."""
-        self.timeout = _seconds(timeout, "timeout")
+        self.timeout = as_seconds(timeout, "timeout")
         if transport is None:
             endpoint = find_endpoint(broker_url, result_url, store_url)
             store_url = endpoint.store_url
             transport = CeleryTransport(endpoint)
         self._transport = transport
-        self._asking = Asking(transport, _seconds(resend_after, "resend_after"))
+        self._asking = Asking(transport, as_seconds(resend_after, "resend_after"))
         self._store = SharedStore(store_url)
 
     def __enter__(self) -> Self:
@@ -157,7 +138,7 @@ class Client:
         `data_format` is what `initial` is, else safetensors. Created once however often it is sent with one
         `model_id` (made here if none is given).
         """
-        model_id = _uuid(model_id or uuid.uuid4(), "model_id")
+        model_id = as_uuid(model_id or uuid.uuid4(), "model_id")
         fields: dict[str, Any] = dict(policy)
         if initial is not None:
             payload = self._store.take(initial, "initial")
@@ -166,7 +147,7 @@ class Client:
             fields |= {"data_format": payload.data_format, "initial": payload.ref, "initial_data": payload.inline}
         elif data_format is not None:
             fields["data_format"] = data_format
-        message = _message(
+        message = as_message(
             CreateModel, model_id=model_id, clients=list(clients), user_id=user_id, project_id=project_id, **fields
         )
         return self._ask(wire.MODELS_CREATE, message, ModelView, {"model_id": model_id}, timeout)
@@ -175,8 +156,8 @@ class Client:
         self, model_id: Id, *, user_id: str | None = None, timeout: float | None = None, **changes: Unpack[PolicyFields]
     ) -> ModelView:
         """The model with the named fields changed and all others as they were."""
-        model_id = _uuid(model_id, "model_id")
-        edit = _message(EditModel, model_id=model_id, changes=_message(Policy, **changes), user_id=user_id)
+        model_id = as_uuid(model_id, "model_id")
+        edit = as_message(EditModel, model_id=model_id, changes=as_message(Policy, **changes), user_id=user_id)
         wired = edit.model_dump(mode="json")
         # On the wire a field that is absent stays as it is, and one that is null is set to null.
         wired["changes"] = edit.changes.model_dump(mode="json", exclude_unset=True)
@@ -198,8 +179,8 @@ class Client:
         self, model_id: Id, client_id: Id | None = None, name: str = "", *, timeout: float | None = None
     ) -> ClientView:
         """One more client of the model. Its id is made here if none is given, so that a repeat registers no second."""
-        model_id, client_id = _uuid(model_id, "model_id"), _uuid(client_id or uuid.uuid4(), "client_id")
-        message = _message(RegisterClient, model_id=model_id, client_id=client_id, name=name)
+        model_id, client_id = as_uuid(model_id, "model_id"), as_uuid(client_id or uuid.uuid4(), "client_id")
+        message = as_message(RegisterClient, model_id=model_id, client_id=client_id, name=name)
         return self._ask(wire.MODELS_REGISTER_CLIENT, message, ClientView, {"client_id": client_id}, timeout)
 
     def publish(
@@ -213,8 +194,8 @@ class Client:
         timeout: float | None = None,
     ) -> ArtifactView:
         """The aggregate (the latest if none is named) under a version of its own; `final` ends the model's run."""
-        model_id = _uuid(model_id, "model_id")
-        message = _message(
+        model_id = as_uuid(model_id, "model_id")
+        message = as_message(
             PublishModel, model_id=model_id, version=version, aggregate_id=aggregate_id, final=final, user_id=user_id
         )
         return self._ask(wire.MODELS_PUBLISH, message, ArtifactView, {"model_id": model_id}, timeout)
@@ -271,13 +252,13 @@ class Client:
         one `submission_id` (made here if none is given).
         Raises: UpdateRejected when the hub has set it aside as INVALID.
         """
-        submission_id = _uuid(submission_id or uuid.uuid4(), "submission_id")
+        submission_id = as_uuid(submission_id or uuid.uuid4(), "submission_id")
         if isinstance(num_examples, bool) or not math.isfinite(num_examples) or num_examples <= 0:
             raise InvalidArgument("num_examples", f"must be finite and above 0, not {num_examples}")
-        ids = {"model_id": _uuid(model_id, "model_id"), "client_id": _uuid(client_id, "client_id")}
+        ids = {"model_id": as_uuid(model_id, "model_id"), "client_id": as_uuid(client_id, "client_id")}
         seconds = self._timeout(timeout)
         payload = self._store.take(data, "data")
-        message = _message(
+        message = as_message(
             SubmitModelUpdate,
             submission_id=submission_id,
             **ids,
@@ -308,11 +289,11 @@ class Client:
         timeout: float | None = None,
     ) -> ScoreView:
         """What the client measured of the aggregate; a newer score of the same client replaces it."""
-        message = _message(
+        message = as_message(
             AddScore,
-            model_id=_uuid(model_id, "model_id"),
+            model_id=as_uuid(model_id, "model_id"),
             aggregate_id=aggregate_id,
-            client_id=_uuid(client_id, "client_id"),
+            client_id=as_uuid(client_id, "client_id"),
             validation_results=dict(validation_results),
         )
         return self._ask(wire.SCORES_ADD, message, ScoreView, {}, timeout)
@@ -343,7 +324,7 @@ class Client:
 
         Raises: RoundNotPosted after `timeout` seconds, and at once when the model's run is over.
         """
-        deadline = time.monotonic() + _seconds(timeout, "timeout")
+        deadline = time.monotonic() + as_seconds(timeout, "timeout")
         pauses = Rests(shortest=0.02, longest=1.0, factor=1.5)
         seen: int | None = None
         trouble: Unanswered | None = None
@@ -377,8 +358,8 @@ class Client:
         kind: type[Message] = ModelRef,
         **fields: Any,
     ) -> V:
-        model_id = _uuid(model_id, "model_id")
-        return self._ask(task, _message(kind, model_id=model_id, **fields), view, {}, timeout)
+        model_id = as_uuid(model_id, "model_id")
+        return self._ask(task, as_message(kind, model_id=model_id, **fields), view, {}, timeout)
 
     def _ask(
         self,
@@ -401,30 +382,4 @@ class Client:
             ) from error
 
     def _timeout(self, timeout: float | None) -> float:
-        return self.timeout if timeout is None else _seconds(timeout, "timeout")
-
-
-def _message(kind: type[M], **fields: Any) -> M:
-    """The message, or InvalidArgument naming the first field at fault."""
-    try:
-        return kind(**fields)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or kind.__name__
-        raise InvalidArgument(where, first["msg"]) from error
-
-
-def _uuid(value: Id, name: str) -> UUID:
-    try:
-        return value if isinstance(value, UUID) else UUID(value)
-    except (ValueError, AttributeError, TypeError) as error:
-        raise InvalidArgument(name, f"{value!r} is no UUID") from error
-
-
-def _seconds(value: float, name: str) -> float:
-    if not math.isfinite(value) or value <= 0:
-        raise InvalidArgument(name, f"must be a finite number of seconds above 0, not {value}")
-    return value
-
-
-__all__ = ["Client", "FedqueueError", "FetchedModel", "PolicyFields"]
+        return self.timeout if timeout is None else as_seconds(timeout, "timeout")

@@ -21,7 +21,7 @@ from fedqueue import (
     RoundNotPosted,
     UpdateRejected,
 )
-from fedqueue.client import PolicyFields
+from fedqueue.arguments import PolicyFields
 from fedqueue.messages import CreateModel, EditModel, Policy, RegisterClient, SubmitModelUpdate
 from fedqueue.messages import names as wire
 from fedqueue.transport import Reply
