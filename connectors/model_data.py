@@ -6,7 +6,8 @@ The first three methods are FMA's model data connector; the rest lets a round of
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import AbstractContextManager
 from inspect import isabstract
 from typing import Any, ClassVar, Protocol
@@ -74,10 +75,12 @@ class BaseModelDataConnector(ABC):
             )
         return found(**(model_data_connector_settings or {}))
 
-    # --- FMA's contract -------------------------------------------------------------------------------------------
+    # --- FMA's contract ---------------------------------------------------------------------------
 
     @abstractmethod
-    def pull_model_updates_data(self, model_updates: Iterable[ModelUpdate]) -> Iterator[tuple[ModelUpdate, TensorReader]]:
+    def pull_model_updates_data(
+        self, model_updates: Iterable[ModelUpdate]
+    ) -> Iterator[tuple[ModelUpdate, TensorReader]]:
         """Each update with a reader of its data, one after another, in the order given.
 
         Raises: ModelDataError (the data is at fault), StoreUnavailable (the store is).
@@ -94,7 +97,7 @@ class BaseModelDataConnector(ABC):
     def push_model_data_to_storage(self, model: FederatedModel, data: bytes) -> BlobRef:
         """Store the bytes under their digest, durable before this returns; the same bytes twice are stored once."""
 
-    # --- streams --------------------------------------------------------------------------------------------------
+    # --- streams ----------------------------------------------------------------------------------
 
     @abstractmethod
     def take_in(self, uri: str, digest: str | None) -> BlobRef:
@@ -112,13 +115,23 @@ class BaseModelDataConnector(ABC):
         """
 
     @abstractmethod
+    def pull_bytes(self, ref: BlobRef, limit: int) -> bytes:
+        """The stored bytes as they are, for what is small: a JSON text.
+
+        Raises: ModelDataError (TOO_LARGE: more than `limit` bytes), BlobMissing, StoreUnavailable.
+        """
+
+    @abstractmethod
     def writer(
-        self, tensors: Sequence[TensorSpec], data_format: DataFormat, metadata: Mapping[str, str] | None = None
+        self,
+        tensors: Sequence[TensorSpec],
+        data_format: DataFormat,
+        metadata: Mapping[str, str] | None = None,
     ) -> AbstractContextManager[TensorWriter]:
         """A writer for a model of those tensors; left without `commit()`, it leaves nothing behind."""
 
     @abstractmethod
-    def collect_garbage(self, older_than_seconds: float, is_named: Any) -> int:
+    def collect_garbage(self, older_than_seconds: float, is_named: Callable[[Sequence[str]], AbstractSet[str]]) -> int:
         """Delete blobs older than that which `is_named(digests) -> set of those to keep` does not keep; how many."""
 
     @abstractmethod

@@ -10,7 +10,7 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import unquote, urlsplit
@@ -26,7 +26,9 @@ def blob_path(root: Path, digest: str) -> Path:
 def path_of(uri: str) -> Path:
     """The absolute path that a `file://` URI names. Raises: ValueError for any other URI."""
     parts = urlsplit(uri)
-    if parts.scheme != "file" or parts.netloc not in ("", "localhost") or not parts.path.startswith("/"):
+    # A query or fragment is part of no file's name: a raw `?` or `#` must not cut a name short.
+    foreign = parts.netloc not in ("", "localhost") or "?" in uri or "#" in uri
+    if parts.scheme != "file" or foreign or not parts.path.startswith("/"):
         raise ValueError(f"{uri!r} is not a file:///absolute/path")
     return Path(unquote(parts.path))
 
@@ -41,14 +43,17 @@ def digest_of(path: Path) -> str:
 def new_blob(root: Path) -> Iterator[BinaryIO]:
     """A file to write a blob into, on the store's file system; gone afterwards unless it was kept."""
     staging = root / "staging"
-    staging.mkdir(parents=True, exist_ok=True)
+    _make_folder(staging)
     # Readable by whoever may enter the root: the hub and its clients need not be one user.
-    with tempfile.NamedTemporaryFile(dir=staging, delete=False) as file:
-        try:
-            os.fchmod(file.fileno(), 0o644)
-            yield file  # type: ignore[misc]  # the wrapper has BinaryIO's methods
-        finally:
-            Path(file.name).unlink(missing_ok=True)
+    file = tempfile.NamedTemporaryFile(dir=staging, delete=False)  # noqa: SIM115  # closed below
+    try:
+        os.fchmod(file.fileno(), 0o644)
+        yield file  # type: ignore[misc]  # the wrapper has BinaryIO's methods
+    finally:
+        Path(file.name).unlink(missing_ok=True)
+        # What was kept has been synced; what a full disk still refuses to take here was not, and is gone.
+        with suppress(OSError):
+            file.close()
 
 
 def keep_blob(root: Path, file: BinaryIO, digest: str | None = None) -> tuple[Path, str]:
@@ -58,15 +63,31 @@ def keep_blob(root: Path, file: BinaryIO, digest: str | None = None) -> tuple[Pa
     staged = Path(file.name)
     digest = digest or digest_of(staged)
     target = blob_path(root, digest)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        # A link, unlike a rename, never replaces: whoever comes second finds the same bytes there.
-        os.link(staged, target)
-    except FileExistsError:
-        # The clock of garbage collection starts anew: the row that names it is yet to be written.
-        os.utime(target)
-    sync_folder(target.parent)
+    _make_folder(target.parent)
+    while True:
+        try:
+            # A link, unlike a rename, never replaces: whoever comes second finds the same bytes there.
+            os.link(staged, target)
+        except FileExistsError:
+            try:
+                # The clock of garbage collection starts anew: the row that names it is yet to be written.
+                os.utime(target)
+            except FileNotFoundError:
+                continue  # collected between the two calls
+        break
+    # Not only where this call made them: whoever made them may not have come to syncing them yet.
+    for folder in (target.parent, target.parent.parent, root):
+        sync_folder(folder)
     return target, digest
+
+
+def _make_folder(folder: Path) -> None:
+    """Make the folder and those above it, each with its name durable in the one above."""
+    if folder.is_dir():
+        return
+    _make_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    sync_folder(folder.parent)
 
 
 def sync_folder(folder: Path) -> None:

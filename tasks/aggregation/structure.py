@@ -35,12 +35,12 @@ def _find_fault(
     structure: Sequence[TensorSpec], reference: dict[str, tuple[tuple[int, ...], str]]
 ) -> tuple[str, str] | None:
     """(reason code, reason) of the first difference; None if there is none."""
-    given = [name for name, _shape, _dtype in structure]
+    given = Counter(name for name, _shape, _dtype in structure)
     if not given:
         return "SCHEMA", "it has no tensors"
-    if len(set(given)) < len(given):
-        return "SCHEMA", f"tensor {Counter(given).most_common(1)[0][0]!r} appears more than once"
-    missing = [name for name in reference if name not in set(given)]
+    if len(given) < len(structure):
+        return "SCHEMA", f"tensor {given.most_common(1)[0][0]!r} appears more than once"
+    missing = [name for name in reference if name not in given]
     if missing:
         return "SCHEMA", f"tensor {missing[0]!r} is missing{_and_more(missing)}"
     unknown = [name for name in given if name not in reference]
