@@ -136,7 +136,8 @@ def _processes(settings: Settings) -> dict[str, Any]:
         # On a busy machine a new process needs longer than the default 4 s, and would be killed at birth.
         "worker_proc_alive_timeout": 20.0,
         "worker_soft_shutdown_timeout": settings.soft_shutdown_seconds,
-        "worker_enable_soft_shutdown_on_idle": True,
+        # It would make an idle worker wait too, for messages with an ETA, of which none are sent here.
+        "worker_enable_soft_shutdown_on_idle": False,
         # structlog does the logging (worker.signals); standard output stays what it is.
         "worker_hijack_root_logger": False,
         "worker_redirect_stdouts": False,

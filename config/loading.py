@@ -57,8 +57,13 @@ def _unknown(variables: Mapping[str, str], where: str) -> list[str]:
     for name in sorted(variables):
         if not name.upper().startswith(PREFIX) or name.upper() in known:
             continue
-        nearest = get_close_matches(name.upper(), known, n=1, cutoff=0.6)
-        hint = f"did you mean {nearest[0]}?" if nearest else "`python -m worker config` lists what there is"
+        # Compared without the prefix, which would make any two names look alike.
+        nearest = get_close_matches(name[len(PREFIX) :].lower(), Settings.model_fields, n=1)
+        hint = (
+            f"did you mean {PREFIX}{nearest[0].upper()}?"
+            if nearest
+            else "`python -m worker config` lists what there is"
+        )
         problems.append(f"{name} (in {where}) is no setting: {hint}")
     return problems
 
@@ -72,7 +77,7 @@ def _overruling() -> list[str]:
         "CELERY_RESULT_BACKEND": "RESULT_URL",
     }
     return [
-        f"{theirs} (in the environment) would overrule {PREFIX}{name}: set {PREFIX}{name} instead, and unset it"
+        f"{theirs} (in the environment) would overrule {PREFIX}{name}: unset it, and set that one instead"
         for theirs, name in overruled.items()
         if os.environ.get(theirs)
     ]

@@ -30,9 +30,7 @@ MIB: Final = 1 << 20
 
 def _absolute(home: Path) -> Path:
     if any(character in "?#\n" for character in str(home)):
-        raise ValueError(
-            "must not contain ?, # or a line break: the database's URL could not name a file in it"
-        )
+        raise ValueError("must not contain ?, # or a line break: the database's URL could not name a file in it")
     return home.expanduser().absolute()
 
 
@@ -97,9 +95,7 @@ class Settings(BaseSettings):
         le=100,
         description="Crashed rounds with an update before the search for a poisonous one.",
     )
-    retry_base_seconds: Seconds = Field(
-        default=1.0, description="A FAILED update rests up to this, doubling,"
-    )
+    retry_base_seconds: Seconds = Field(default=1.0, description="A FAILED update rests up to this, doubling,")
     retry_cap_seconds: Seconds = Field(default=60.0, description="and never longer than this.")
 
     # --- limits
@@ -108,25 +104,20 @@ class Settings(BaseSettings):
         default=ByteSize(256 * MIB),
         description="What one aggregation may hold in memory, whatever its updates' size.",
     )
-    max_update_bytes: Bytes = Field(
-        default=ByteSize(8 * 1024 * MIB), description="A larger update is refused."
-    )
+    max_update_bytes: Bytes = Field(default=ByteSize(16 * 1024 * MIB), description="A larger update is refused.")
     max_tensors: int = Field(default=100_000, ge=1, description="An update of more tensors is refused.")
     max_header_bytes: Bytes = Field(
-        default=ByteSize(32 * MIB), description="A safetensors file with a longer header is refused."
+        default=ByteSize(100 * MIB), description="A safetensors file with a longer header is refused."
+    )
+    max_json_bytes: Bytes = Field(
+        default=ByteSize(256 * MIB), description="Longer JSON data is refused: reading takes sixteen times its size."
     )
 
     # --- tasks and workers
 
-    task_soft_time_limit_seconds: Seconds = Field(
-        default=270.0, description="A task is told to end after this."
-    )
-    task_time_limit_seconds: Seconds = Field(
-        default=300.0, description="A task's process is killed after this."
-    )
-    result_expires_seconds: Seconds = Field(
-        default=300.0, description="How long an answer waits to be fetched."
-    )
+    task_soft_time_limit_seconds: Seconds = Field(default=270.0, description="A task is told to end after this.")
+    task_time_limit_seconds: Seconds = Field(default=300.0, description="A task's process is killed after this.")
+    result_expires_seconds: Seconds = Field(default=300.0, description="How long an answer waits to be fetched.")
     worker_concurrency: int | None = Field(
         default=None,
         ge=1,
@@ -140,9 +131,7 @@ class Settings(BaseSettings):
         default=20.0,
         description="How long a worker told to stop lets its tasks go on before it gives them back.",
     )
-    embedded_workers: int = Field(
-        default=2, ge=1, le=64, description="Workers that `python -m worker up` runs."
-    )
+    embedded_workers: int = Field(default=2, ge=1, le=64, description="Workers that `python -m worker up` runs.")
 
     # --- upkeep
 
@@ -161,9 +150,7 @@ class Settings(BaseSettings):
         description="Task that is told aggregate.posted, model.finished and update.quarantined.",
     )
     notify_queue: str | None = Field(default=None, min_length=1, description="Queue that these are sent to.")
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
-        default="INFO", description="Least level logged."
-    )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(default="INFO", description="Least level logged.")
     log_format: Literal["json", "console"] = Field(default="json", description="For machines, or for people.")
 
     @field_validator("log_level", mode="before")
@@ -193,9 +180,7 @@ class Settings(BaseSettings):
                 f"{PREFIX}RETRY_CAP_SECONDS ({self.retry_cap_seconds:g})"
             )
         if (self.notify_task is None) != (self.notify_queue is None):
-            raise ValueError(
-                f"{PREFIX}NOTIFY_TASK and {PREFIX}NOTIFY_QUEUE belong together: set both or neither"
-            )
+            raise ValueError(f"{PREFIX}NOTIFY_TASK and {PREFIX}NOTIFY_QUEUE belong together: set both or neither")
         return self
 
     @property

@@ -29,13 +29,9 @@ def normalised_database_url(url: str) -> str:
     if scheme.startswith(("mariadb", "mysql")):
         raise ValueError(f"{scheme}:// is not supported yet; SQLite and PostgreSQL are, MariaDB is coming")
     if scheme not in _DATABASES:
-        raise ValueError(
-            f"{scheme}:// is not a database known here; use sqlite:////absolute/file or postgresql://"
-        )
+        raise ValueError(f"{scheme}:// is not a database known here; use sqlite:////absolute/file or postgresql://")
     if _DATABASES[scheme] == "sqlite" and url.partition("://")[2].strip("/") in ("", ":memory:"):
-        raise ValueError(
-            "an in-memory SQLite database is another one in every process: name a file, sqlite:////path"
-        )
+        raise ValueError("an in-memory SQLite database is another one in every process: name a file, sqlite:////path")
     return _DATABASES[scheme] + url[len(scheme) :]
 
 
@@ -60,9 +56,7 @@ def check_result_url(url: str) -> str:
     """The URL of a result backend."""
     scheme = _scheme(url, "redis://host:6379/0")
     if scheme not in _RESULTS:
-        raise ValueError(
-            f"{scheme}:// is no result backend known here; use one of {', '.join(_RESULTS[:-1])}"
-        )
+        raise ValueError(f"{scheme}:// is no result backend known here; use one of {', '.join(_RESULTS[:-1])}")
     return url
 
 

@@ -1,0 +1,111 @@
+"""The composition root: which connectors and which Celery application the settings ask for."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping
+from typing import Any, Final
+
+from celery import Celery
+
+from config.celery import celery_settings
+from config.settings import Settings
+from connectors.metadata import BaseMetadataConnector
+from connectors.model_data import BaseModelDataConnector
+from tasks.hub import Hub
+
+TASK_MODULES: Final = (
+    "tasks.models",
+    "tasks.updates",
+    "tasks.rounds",
+    "tasks.scores",
+    "tasks.maintenance",
+    "worker.canary",
+)
+
+
+import importlib.util as _u  # TEMPORARY
+
+TASK_MODULES = tuple(m for m in TASK_MODULES if _u.find_spec(m))  # TEMPORARY
+
+
+class HubCelery(Celery):
+    """The application, with this process's hub."""
+
+    def __init__(self, settings: Settings, *, current: bool = False) -> None:
+        super().__init__("fedqueue", set_as_current=current, include=TASK_MODULES, fixups=[])
+        self.config_from_object(celery_settings(settings))
+        self.settings = settings
+        self._hub: Hub | None = None
+        self._hub_pid = 0
+
+    @property
+    def hub(self) -> Hub:
+        """This process's hub, built when first asked for: a connection must never cross a fork."""
+        if self._hub is None or self._hub_pid != os.getpid():
+            inherited, self._hub, self._hub_pid = self._hub, None, os.getpid()
+            if inherited is not None:
+                _forget(inherited.metadata)
+            self._hub = build_hub(self.settings, self)
+        return self._hub
+
+    def close_hub(self) -> None:
+        """Let go of this process's connections; the next use of `hub` opens new ones."""
+        hub, self._hub = self._hub, None
+        if hub is None:
+            return
+        if self._hub_pid == os.getpid():
+            hub.metadata.close()
+        else:
+            _forget(hub.metadata)
+
+
+def _forget(metadata: BaseMetadataConnector) -> None:
+    """Drop connections that a parent still uses, without a word on the wire."""
+    forget = getattr(metadata, "forget_connections", None)
+    if forget is not None:
+        forget()
+
+
+def build_hub(settings: Settings, app: Celery) -> Hub:
+    """The connectors that the settings name, and a way to send follow-ups through `app`."""
+
+    def send(task: str, message: Mapping[str, Any], queue: str | None) -> None:
+        app.send_task(
+            task,
+            args=[dict(message)],
+            ignore_result=True,
+            **({} if queue is None else {"queue": queue}),
+        )
+
+    return Hub(
+        settings=settings,
+        metadata=build_metadata(settings),
+        model_data=build_model_data(settings),
+        send=send,
+        worker=f"{os.getpid()}@{socket.gethostname()}",
+    )
+
+
+def build_metadata(settings: Settings) -> BaseMetadataConnector:
+    """The metadata connector, connected lazily."""
+    from connectors.sql.connector import SqlAlchemyMetadataConnector
+
+    if settings.database_url.startswith("sqlite"):
+        settings.home.mkdir(parents=True, exist_ok=True)
+    return SqlAlchemyMetadataConnector(settings.database_url, pool_size=settings.database_pool_size)
+
+
+def build_model_data(settings: Settings) -> BaseModelDataConnector:
+    """The model data connector."""
+    from connectors.storage.file_connector import FileModelDataConnector
+    from connectors.storage.limits import Limits
+
+    limits = Limits(
+        max_bytes=int(settings.max_update_bytes),
+        max_tensors=settings.max_tensors,
+        max_header_bytes=int(settings.max_header_bytes),
+        max_json_bytes=int(settings.max_json_bytes),
+    )
+    return FileModelDataConnector(settings.store_url, outside_roots=settings.store_outside_roots, limits=limits)

@@ -1,0 +1,24 @@
+"""The application that `celery -A worker …` finds, with what a worker does at its start and end."""
+
+from __future__ import annotations
+
+import sys
+
+from config.errors import ConfigurationError
+from config.loading import load_settings
+from worker.bootstrap import HubCelery
+from worker.signals import connect_signals
+
+
+def _made() -> HubCelery:
+    try:
+        settings = load_settings()
+    except ConfigurationError as error:
+        sys.stderr.write(f"the configuration can't be used:\n{error}\n")
+        raise SystemExit(2) from None
+    app = HubCelery(settings, current=True)
+    connect_signals(app)
+    return app
+
+
+app = _made()

@@ -1,0 +1,25 @@
+"""The commands, put together."""
+
+from __future__ import annotations
+
+import typer
+
+from worker.cli import checks, demo, processes, views
+
+app = typer.Typer(
+    name="python -m worker",
+    help="fedqueue: the durable aggregation hub for federated learning.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+processes.add_to(app)
+checks.add_to(app)
+views.add_to(app)
+demo.add_to(app)
+
+
+def main() -> None:
+    """Run the command that the arguments name."""
+    app()

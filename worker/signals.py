@@ -1,0 +1,86 @@
+"""What happens at a worker's start and end, hung on Celery's signals."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from typing import Any
+
+import structlog
+from celery import signals
+
+from worker.bootstrap import HubCelery
+from worker.logs import set_up_logging
+from worker.readiness import wait_for_database
+from worker.sweeper import Sweeper
+
+log = structlog.get_logger(__name__)
+
+
+def connect_signals(app: HubCelery) -> None:
+    """Give the process its logging, and a worker its readiness check, its sweeper and its orderly end."""
+    sweepers: list[Sweeper] = []
+
+    def set_up(logfile: str | None = None, **_: Any) -> None:
+        # By our own settings: Celery's --loglevel defaults to WARNING and can't be told from a wish.
+        set_up_logging(app.settings, logfile)
+
+    def before_pool(sender: Any = None, **_: Any) -> None:
+        _check_pool(sender)
+        wait_for_database(app.settings)
+
+    def ready(sender: Any = None, **_: Any) -> None:
+        sweeper = Sweeper(app, app.settings.sweep_seconds)
+        sweepers.append(sweeper)
+        sweeper.start()
+        log.info("ready", worker=str(getattr(sender, "hostname", "")))
+
+    def ending(how: str = "", **_: Any) -> None:
+        for sweeper in sweepers:
+            sweeper.stop()
+        if how == "Warm":
+            _limit_patience(app)
+
+    def in_pool_process(**_: Any) -> None:
+        # What the parent had open stays the parent's; this process opens its own when a task needs it.
+        app.close_hub()
+
+    def pool_process_ends(**_: Any) -> None:
+        app.close_hub()
+
+    for event, receiver in (
+        (signals.setup_logging, set_up),
+        (signals.worker_init, before_pool),
+        (signals.worker_ready, ready),
+        (signals.worker_shutting_down, ending),
+        (signals.worker_shutdown, ending),
+        (signals.worker_process_init, in_pool_process),
+        (signals.worker_process_shutdown, pool_process_ends),
+    ):
+        event.connect(receiver, weak=False)
+
+
+def _limit_patience(app: HubCelery) -> None:
+    """Let a warm shutdown turn cold after a while: long tasks are cancelled, and their messages given back.
+
+    Celery's soft shutdown does the like, but sleeps its whole time even when the last task ends at once, and
+    needs REMAP_SIGTERM in the environment; this one ends as soon as the tasks do.
+    """
+
+    def turn_cold() -> None:
+        time.sleep(app.settings.soft_shutdown_seconds)
+        app.conf.worker_soft_shutdown_timeout = 0.0
+        os.kill(os.getpid(), signal.SIGQUIT)
+
+    threading.Thread(target=turn_cold, name="fedqueue-patience", daemon=True).start()
+
+
+def _check_pool(worker: Any) -> None:
+    """Refuse a pool whose tasks can be neither timed out nor killed one by one."""
+    pool = str(getattr(worker.pool_cls, "__module__", worker.pool_cls))
+    if pool.rpartition(".")[2] not in ("prefork", "solo"):
+        raise SystemExit(
+            f"pool {pool} is not supported: time limits and the memory bound need processes, --pool prefork"
+        )
