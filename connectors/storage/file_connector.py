@@ -145,9 +145,9 @@ class FileModelDataConnector(BaseModelDataConnector):
         return SafetensorsReader(self._maps, self._root, path, self._limits)
 
     def pull_bytes(self, ref: BlobRef, limit: int) -> bytes:
-        """The stored bytes. Raises: ModelDataError (TOO_LARGE), BlobMissing, StoreUnavailable."""
+        """The stored bytes, `limit` of them at most. Raises: ModelDataError (TOO_LARGE), BlobMissing, StoreUnavailable."""
         path = self._path_of(ref)
-        with store_answers(path), open(open_inside(self._root, path), "rb") as file:
+        with open_file(self._root, path) as file, working_in(path):
             data = file.read(limit + 1)
         if len(data) > limit:
             raise ModelDataError(ReasonCode.TOO_LARGE, f"more than {limit} bytes")
