@@ -25,11 +25,6 @@ TASK_MODULES: Final = (
 )
 
 
-import importlib.util as _u  # TEMPORARY
-
-TASK_MODULES = tuple(m for m in TASK_MODULES if _u.find_spec(m))  # TEMPORARY
-
-
 class HubCelery(Celery):
     """The application, with this process's hub."""
 
@@ -46,7 +41,7 @@ class HubCelery(Celery):
         if self._hub is None or self._hub_pid != os.getpid():
             inherited, self._hub, self._hub_pid = self._hub, None, os.getpid()
             if inherited is not None:
-                _forget(inherited.metadata)
+                inherited.metadata.forget_connections()
             self._hub = build_hub(self.settings, self)
         return self._hub
 
@@ -58,14 +53,7 @@ class HubCelery(Celery):
         if self._hub_pid == os.getpid():
             hub.metadata.close()
         else:
-            _forget(hub.metadata)
-
-
-def _forget(metadata: BaseMetadataConnector) -> None:
-    """Drop connections that a parent still uses, without a word on the wire."""
-    forget = getattr(metadata, "forget_connections", None)
-    if forget is not None:
-        forget()
+            hub.metadata.forget_connections()
 
 
 def build_hub(settings: Settings, app: Celery) -> Hub:

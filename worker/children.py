@@ -47,7 +47,7 @@ class Child:
                 stderr=subprocess.STDOUT,
                 # Its own session: a Ctrl-C at the terminal reaches the supervisor alone, which ends all in order.
                 start_new_session=True,
-                preexec_fn=_die_with_parent(),  # calls one function of libc, loaded before
+                preexec_fn=die_with_parent(),  # calls one function of libc, loaded before
             )
         self.started_at = time.monotonic()
 
@@ -110,7 +110,7 @@ def _keep_short(log: Path) -> None:
         log.replace(log.with_suffix(log.suffix + ".1"))
 
 
-def _die_with_parent() -> Callable[[], None] | None:
+def die_with_parent() -> Callable[[], None] | None:
     """What the child calls before it becomes the program, so that SIGKILL of the parent leaves nothing behind."""
     if sys.platform != "linux":
         return None

@@ -52,7 +52,5 @@ class DemoNeedsPackage(ProcessError):
     """The demonstration learns with packages that a running hub does without."""
 
     def __init__(self, package: str) -> None:
-        super().__init__(
-            f"the demonstration needs {package}, which is not installed: `make setup` installs all that development needs"
-        )
+        super().__init__(f"the demonstration needs {package}, which is not installed: `make setup` installs it")
         self.package = package

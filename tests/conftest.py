@@ -1,0 +1,57 @@
+"""Servers for every test that asks for one, and an environment that leaks into none."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.servers import Server, fresh_database, postgres_server, valkey_server
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the person who runs the tests has configured must not change what they find."""
+    for name in list(os.environ):
+        if name.startswith(("FEDQUEUE_", "CELERY_", "REMAP_SIGTERM")):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One Redis-protocol server for all tests: leave it running. Kill one of your own, from `valkey_server`."""
+    with valkey_server(tmp_path_factory.mktemp("valkey")) as server:
+        yield server
+
+
+@pytest.fixture
+def valkey_url(valkey: Server) -> str:
+    """The shared server's URL, emptied for this test."""
+    import redis
+
+    with redis.Redis.from_url(valkey.url) as client:
+        client.flushall()
+    return valkey.url
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One PostgreSQL server for all tests: leave it running. Kill one of your own, from `postgres_server`."""
+    # Nobody pulls this machine's plug: without fsync a new database is made in a moment.
+    with postgres_server(tmp_path_factory.mktemp("postgres"), fsync=False) as server:
+        yield server
+
+
+@pytest.fixture
+def postgres_url(postgres: Server) -> Iterator[str]:
+    """The URL of an empty database of this test's own."""
+    with fresh_database(postgres) as url:
+        yield url
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A folder for a hub of this test's own."""
+    return tmp_path / "home"
