@@ -154,17 +154,20 @@ class BaseMetadataConnector(ABC):
     def transaction(self) -> AbstractContextManager[Transaction]:
         """All or nothing for what is written inside; an exception undoes it. Not to be nested."""
 
-    def transact(self, work: Callable[[], T]) -> T:
+    def transact(self, work: Callable[[Transaction], T]) -> T:
         """Run `work` in a transaction of its own, again from the start if the database asks for it.
 
         Raises: DatabaseUnavailable when trying again did not help.
         """
-        with self.transaction():
-            return work()
+        with self.transaction() as transaction:
+            return work(transaction)
+
+    def forget_connections(self) -> None:  # noqa: B027  # most connectors hold none
+        """In a forked child: leave the parent's connections alone, they are still in use there."""
 
     @abstractmethod
     def close(self) -> None:
-        """Let go of connections. In a forked child: without closing the parent's."""
+        """Let go of connections."""
 
     @abstractmethod
     def check(self) -> None:

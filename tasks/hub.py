@@ -5,13 +5,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from config.settings import Settings
 from connectors.metadata import BaseMetadataConnector
 from connectors.model_data import BaseModelDataConnector
-from fedqueue.messages import Message
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,6 @@ class Hub:
     settings: Settings
     metadata: BaseMetadataConnector
     model_data: BaseModelDataConnector
-    # (task name, message, queue or None for the task's own). A hint: losing it loses time, never data.
-    send: Callable[[str, Message, str | None], None]
+    # (task name, message as JSON has it, queue or None for the task's own). Losing one loses time, never data.
+    send: Callable[[str, Mapping[str, Any], str | None], None]
     worker: str = ""

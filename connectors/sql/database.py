@@ -15,7 +15,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
 from connectors.errors import DatabaseUnavailable, TransactionRequired
-from connectors.metadata import BaseMetadataConnector
+from connectors.metadata import BaseMetadataConnector, Transaction
 from connectors.sql.engine import READ_ONLY, is_passing, open_engine
 from connectors.sql.rows import Base
 
@@ -64,12 +64,12 @@ class Database(BaseMetadataConnector):
             finally:
                 self._open.session = None
 
-    def transact(self, work: Callable[[], T]) -> T:
+    def transact(self, work: Callable[[Transaction], T]) -> T:
         """Run `work` in a transaction of its own; up to six times, with growing jittered pauses, if it must be."""
         for attempt in range(1, _TRIES + 1):
             try:
-                with self.transaction():
-                    return work()
+                with self.transaction() as transaction:
+                    return work(transaction)
             except DatabaseUnavailable:
                 if attempt == _TRIES:
                     raise

@@ -1,0 +1,74 @@
+"""What every task has in common: one message in, one Answer out, refusals kept, passing faults tried again."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import structlog
+from celery import Task, shared_task
+from pydantic import ValidationError
+
+from connectors.errors import Unavailable
+from fedqueue.messages import Answer, Message, Rejection, View
+from tasks.domain.errors import Refused
+from tasks.hub import Hub
+
+M = TypeVar("M", bound=Message)
+
+_log = structlog.get_logger(__name__)
+
+# Far below the transport's visibility timeout: a message that waits longer would be delivered twice.
+_LONGEST_PAUSE = 30.0
+
+
+def hub_task(name: str, message_type: type[M], **options: Any) -> Callable[[Callable[[Hub, M], View | None]], Task]:
+    """Make `work(hub, message)` the task called `name`.
+
+    Its only argument is `message_type` as JSON; it returns an Answer as JSON. A message that is no `message_type`, or
+    that `work` refuses, is answered with a Rejection, kept as a dead letter and not tried again. While the database
+    or the store is away, the task comes back after a pause, for as long as it takes.
+    """
+
+    def decorate(work: Callable[[Hub, M], View | None]) -> Task:
+        @shared_task(name=name, bind=True, max_retries=None, **options)
+        def run(self: Task, payload: Any) -> dict[str, Any]:
+            hub: Hub = self.app.hub
+            try:
+                return _answer(hub, name, message_type, payload, work).model_dump(mode="json")
+            except Unavailable as error:
+                pause = random.uniform(0.1, min(_LONGEST_PAUSE, 0.5 * 2 ** min(self.request.retries, 10)))  # noqa: S311
+                _log.warning("task.postponed", task=name, reason=str(error), pause=round(pause, 2))
+                raise self.retry(exc=error, countdown=pause) from error
+
+        run.__doc__ = work.__doc__
+        task: Task = run
+        return task
+
+    return decorate
+
+
+def _answer(hub: Hub, name: str, message_type: type[M], payload: Any, work: Callable[[Hub, M], View | None]) -> Answer:
+    try:
+        message = message_type.model_validate(payload)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        field = ".".join(str(part) for part in first["loc"]) or None
+        return _reject(hub, name, payload, Rejection(kind="InvalidMessage", field=field, reason=first["msg"]))
+    try:
+        view = work(hub, message)
+    except Refused as refused:
+        rejection = Rejection(kind=refused.kind, field=refused.field, reason=refused.reason)
+        return _reject(hub, name, payload, rejection)
+    return Answer(value=None if view is None else view.model_dump(mode="json"))
+
+
+def _reject(hub: Hub, name: str, payload: Any, rejection: Rejection) -> Answer:
+    _log.warning("task.refused", task=name, kind=rejection.kind, field=rejection.field, reason=rejection.reason)
+    hub.metadata.transact(
+        lambda _: hub.metadata.add_dead_letter(
+            name, payload, kind=rejection.kind, field=rejection.field, reason=rejection.reason
+        )
+    )
+    return Answer(rejection=rejection)

@@ -1,0 +1,137 @@
+"""A round's first transaction (DESIGN 5.2): claim the model, take back what a dead worker left, judge, register."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from connectors.metadata import BaseMetadataConnector, Transaction
+from connectors.records import (
+    CLAIMABLE_STATUSES,
+    Claim,
+    FederatedModel,
+    ModelAggregate,
+    ModelStatus,
+    ModelUpdate,
+    ReasonCode,
+    is_eligible,
+)
+from tasks.domain.lifecycle import advance
+from tasks.domain.requirements import Facts, judge
+from tasks.domain.submission import too_stale
+from tasks.domain.suspects import give_back_crashed, next_suspects
+from tasks.hub import Hub
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A round under way: what it may use, and by what right."""
+
+    claim: Claim
+    model: FederatedModel
+    parent: ModelAggregate | None
+    updates: tuple[ModelUpdate, ...]
+    is_probe: bool  # only tries whether these suspects can be combined; posts nothing
+
+
+@dataclass(frozen=True, slots=True)
+class NotBegun:
+    """Why no round was begun: claimed, deleted, paused, over, idle or waiting."""
+
+    outcome: str
+    reason: str = ""
+
+
+def lease_ms(hub: Hub) -> int:
+    """The lease in the connectors' unit."""
+    return max(1, round(hub.settings.lease_seconds * 1000))
+
+
+def begin_round(hub: Hub, model_id: int, transaction: Transaction) -> Begun | NotBegun:
+    """Claim the model and register its round's updates, if everything that a round needs is there.
+
+    To be called in a transaction, which it rolls back when there is nothing to keep: asking costs no write.
+    """
+    metadata = hub.metadata
+    found = metadata.pull_federated_model_w_id(model_id)
+    if found is None:
+        return NotBegun("unknown", f"there is no model {model_id}")
+    claim = metadata.claim_model(found, lease_ms(hub))
+    if claim is None:
+        return NotBegun("claimed", "another worker has a round of this model under way")
+    model = metadata.lock_model(found)
+    dead = metadata.pull_model_updates_of_dead_claims(claim)
+    if dead:
+        metadata.close_dead_rounds(claim)
+        model = give_back_crashed(hub, model, claim, dead)
+    parent = metadata.pull_latest_model_aggregate(model)
+    stale = _set_stale_aside(metadata, model)
+    begun = _choose(hub, model, claim, parent)
+    if isinstance(begun, NotBegun):
+        if dead or stale:
+            metadata.release_claim(claim)
+        else:
+            transaction.set_rollback()
+        return begun
+    return _register(hub, begun)
+
+
+def _choose(hub: Hub, model: FederatedModel, claim: Claim, parent: ModelAggregate | None) -> Begun | NotBegun:
+    if model.deleted:
+        return NotBegun("deleted")
+    if not model.allow_aggregation:
+        return NotBegun("paused", "aggregation is paused")
+    if model.status not in CLAIMABLE_STATUSES:
+        return NotBegun("over", f"the model is {model.status}")
+    ready = hub.metadata.pull_model_updates_ready_for_aggregation(model, parent)
+    if not ready:
+        return NotBegun("idle", "no update is ready")
+    suspects = next_suspects(hub.metadata.pull_model_updates_pending_aggregation(model))
+    if suspects:
+        return Begun(claim, model, parent, suspects, is_probe=True)
+    counted = ready if model.allow_repeats else _newest_of_each_client(ready)
+    name, arguments = hub.metadata.pull_model_requirements(model)
+    registered = frozenset(client.id for client in hub.metadata.pull_model_clients(model))
+    verdict = judge(name, arguments, Facts(counted, registered))
+    if not verdict.is_met:
+        return NotBegun("waiting", f"{name or 'any update'}: {verdict}")
+    return Begun(claim, model, parent, tuple(counted), is_probe=False)
+
+
+def _register(hub: Hub, begun: Begun) -> Begun:
+    metadata = hub.metadata
+    if not begun.is_probe and not begun.model.allow_repeats:
+        _set_superseded_aside(metadata, begun)
+    taken = metadata.register_model_updates_for_aggregation(begun.updates, claim=begun.claim)
+    metadata.add_round(begun.claim, len(taken), hub.worker)
+    model = advance(metadata, begun.model, ModelStatus.RUNNING)
+    return Begun(begun.claim, model, begun.parent, tuple(sorted(taken, key=lambda u: u.id)), begun.is_probe)
+
+
+def _newest_of_each_client(ready: Sequence[ModelUpdate]) -> list[ModelUpdate]:
+    """At most one update a client counts in a round: the newest (DESIGN 7)."""
+    newest = {update.client_id: update for update in sorted(ready, key=lambda u: u.id)}
+    return sorted(newest.values(), key=lambda u: u.id)
+
+
+def _set_superseded_aside(metadata: BaseMetadataConnector, begun: Begun) -> None:
+    """Older updates of the same client and base than the one that counts will never count."""
+    counted = {(u.client_id, u.base_aggregate_id): u for u in begun.updates}
+    for update in metadata.pull_model_updates_pending_aggregation(begun.model):
+        newer = counted.get((update.client_id, update.base_aggregate_id))
+        if newer is not None and update.id < newer.id:
+            reason = f"superseded by update {newer.id} of the same client, from the same base"
+            metadata.register_model_updates_invalid([update], ReasonCode.DUPLICATE, reason)
+
+
+def _set_stale_aside(metadata: BaseMetadataConnector, model: FederatedModel) -> bool:
+    """Updates that were near enough when they came, and are not any more; whether there were any."""
+    stale = [
+        update
+        for update in metadata.pull_model_updates_pending_aggregation(model)
+        if not is_eligible(update.base_number, model.head, model.furthest_base_agg)
+    ]
+    for update in stale:
+        reason = too_stale(update.base_aggregate_id, update.base_number, model)
+        metadata.register_model_updates_invalid([update], ReasonCode.STALE, reason)
+    return bool(stale)

@@ -1,0 +1,105 @@
+"""Refusals: what a caller asked for can't be done, whoever tries, however often.
+
+Each names a stable kind, the field at fault and the rule; the task answers them and keeps the message as a dead letter.
+"""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from connectors.records import FederatedModel
+
+
+class Refused(Exception):
+    """The root of the refusals."""
+
+    field: str | None = None
+
+    def __init__(self, reason: str, *, field: str | None = None) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.field = field or self.field
+
+    @property
+    def kind(self) -> str:
+        """The refusal's stable name on the wire."""
+        return type(self).__name__
+
+
+class UnknownModel(Refused):
+    """No model has that id, or it was deleted."""
+
+    field = "model_id"
+
+    def __init__(self, model_id: object) -> None:
+        super().__init__(f"there is no model {model_id}")
+
+
+class ModelIsOver(Refused):
+    """The model's run has ended: it takes no more updates."""
+
+    field = "model_id"
+
+    def __init__(self, model: FederatedModel) -> None:
+        super().__init__(f"model {model.uuid} is {model.status}: its run takes no more updates")
+
+
+class InvalidPolicy(Refused):
+    """An aggregator, a requirement or one of their arguments that the hub does not know or can't use."""
+
+
+class UnknownClient(Refused):
+    """The client is not registered with the model."""
+
+    field = "client_id"
+
+    def __init__(self, client_id: UUID, model_id: UUID) -> None:
+        super().__init__(f"client {client_id} is not registered with model {model_id}: register it first")
+
+
+class UnknownAggregate(Refused):
+    """The model has no such aggregate."""
+
+    def __init__(self, aggregate_id: int | None, model_id: UUID, field: str) -> None:
+        which = "no aggregate yet" if aggregate_id is None else f"no aggregate {aggregate_id}"
+        super().__init__(f"model {model_id} has {which}", field=field)
+
+
+class SubmissionReused(Refused):
+    """A submission id that was used before, for something else."""
+
+    field = "submission_id"
+
+    def __init__(self, submission_id: UUID, update_id: int) -> None:
+        super().__init__(
+            f"submission {submission_id} is update {update_id} already, with another payload: "
+            "a new update needs a new submission_id, a repeat must be the same to the letter"
+        )
+
+
+class ModelReused(Refused):
+    """A model id that was used before, for another model."""
+
+    field = "model_id"
+
+    def __init__(self, model_id: UUID) -> None:
+        super().__init__(f"model {model_id} exists already and is not the one described: choose a new model_id")
+
+
+class VersionTaken(Refused):
+    """A version that names another aggregate already."""
+
+    field = "version"
+
+    def __init__(self, version: str, model_id: UUID) -> None:
+        super().__init__(f"version {version!r} of model {model_id} is published already and is never changed")
+
+
+class InvalidModelData(Refused):
+    """Data that came with a message and can't be read as a model."""
+
+
+class InvalidScore(Refused):
+    """Validation results that the model's schema does not allow."""
+
+    field = "validation_results"

@@ -1,0 +1,37 @@
+"""The states of a model's run (DESIGN 4.2): forward only, each change with its audit row, in one transaction."""
+
+from __future__ import annotations
+
+from connectors.metadata import BaseMetadataConnector
+from connectors.records import AuditAction, FederatedModel, ModelStatus
+
+_FORWARD = (
+    ModelStatus.PENDING,
+    ModelStatus.INITIATED,
+    ModelStatus.PREPARED,
+    ModelStatus.RUNNING,
+)
+_RESULTS = (ModelStatus.RESULTS_UPLOADED, ModelStatus.RESULTS_UPLOAD_FAILED)
+_ENDED = (ModelStatus.ERROR, ModelStatus.STOPPED)
+
+FINAL = frozenset({*_RESULTS, *_ENDED})
+
+
+def may_become(status: ModelStatus, to: ModelStatus) -> bool:
+    """Whether a run in `status` moves on to `to`: forward along the chain, skips allowed, or out of it."""
+    if status not in _FORWARD:
+        return False
+    if to in _FORWARD:
+        return _FORWARD.index(to) > _FORWARD.index(status)
+    return True
+
+
+def advance(
+    metadata: BaseMetadataConnector, model: FederatedModel, to: ModelStatus, user_id: str | None = None
+) -> FederatedModel:
+    """The model with status `to` if it may become so, else as it stands. `model` must be locked."""
+    if not may_become(model.status, to):
+        return model
+    if to in AuditAction.__members__:
+        metadata.add_audit(model, AuditAction[to], user_id)
+    return metadata.change_federated_model(model, {"status": to})

@@ -1,0 +1,245 @@
+"""Submissions: an update is checked before it can count, and set aside with a reason if it may not (DESIGN 6).
+
+A submission that names a model is never lost: it becomes a row, PENDING or INVALID, and a repeat is answered from it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from jsonschema import Draft202012Validator
+
+from connectors.errors import AlreadyExists, ModelDataError
+from connectors.model_data import TensorReader, find_not_finite
+from connectors.records import (
+    CLAIMABLE_STATUSES,
+    BlobRef,
+    DataFormat,
+    FederatedModel,
+    ModelUpdate,
+    ReasonCode,
+    TensorSpec,
+    UpdateStatus,
+    is_eligible,
+)
+from fedqueue.messages import SubmitModelUpdate
+from tasks.domain.errors import ModelIsOver, SubmissionReused, UnknownAggregate, UnknownModel
+from tasks.domain.models import find_model
+from tasks.domain.notifications import tell_quarantined
+from tasks.hub import Hub
+
+_NORM_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """What became of one."""
+
+    update: ModelUpdate
+    repeated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Intake:
+    """A submission's data in the store and what it looks like, or why it can't count."""
+
+    blob: BlobRef | None = None
+    tensors: tuple[TensorSpec, ...] | None = None
+    reason_code: ReasonCode | None = None
+    reason: str | None = None
+
+
+def submit_update(hub: Hub, message: SubmitModelUpdate) -> Submission:
+    """The update as a row: PENDING if it may count, INVALID with the reason if not; a repeat gets the first answer.
+
+    Raises: UnknownModel, ModelIsOver, UnknownAggregate, SubmissionReused.
+    """
+    payload_digest = digest_of_payload(message)
+    repeated = _answered_before(hub, message, payload_digest)
+    if repeated is not None:
+        return repeated
+    model = find_model(hub, message.model_id)
+    _check_open(model)
+    intake = _take_in(hub, model, message)
+    try:
+        return Submission(hub.metadata.transact(lambda _: _insert(hub, message, payload_digest, intake)), False)
+    except AlreadyExists:  # the same submission, at the same moment, in another worker
+        repeated = _answered_before(hub, message, payload_digest)
+        assert repeated is not None
+        return repeated
+
+
+def digest_of_payload(message: SubmitModelUpdate) -> str:
+    """What makes two submissions the same: every field, except where the same bytes lie."""
+    payload = message.model_dump(mode="json", exclude={"data_uri"} if message.digest else set())
+    return hashlib.sha256(json.dumps(payload, sort_keys=True).encode()).hexdigest()
+
+
+def _answered_before(hub: Hub, message: SubmitModelUpdate, payload_digest: str) -> Submission | None:
+    found = hub.metadata.pull_model_update_w_submission_id(message.submission_id)
+    if found is None:
+        return None
+    if found.payload_digest != payload_digest:
+        raise SubmissionReused(message.submission_id, found.id)
+    return Submission(found, True)
+
+
+def _check_open(model: FederatedModel) -> None:
+    if model.status not in CLAIMABLE_STATUSES:
+        raise ModelIsOver(model)
+
+
+def _insert(hub: Hub, message: SubmitModelUpdate, payload_digest: str, intake: _Intake) -> ModelUpdate:
+    """Write the update down, judged by the model as it stands now, under its lock."""
+    metadata = hub.metadata
+    found = metadata.pull_federated_model_w_id(message.model_id)
+    if found is None or found.deleted:
+        raise UnknownModel(message.model_id)
+    model = metadata.lock_model(found)
+    _check_open(model)
+    client = metadata.pull_client(message.client_id, model)
+    base_number = None
+    if message.base_aggregate is not None:
+        base = metadata.pull_model_aggregate(message.base_aggregate)
+        if base is None or base.model_id != model.id:
+            raise UnknownAggregate(message.base_aggregate, message.model_id, "base_aggregate")
+        base_number = base.number
+    code, reason = intake.reason_code, intake.reason
+    if client is None:
+        code, reason = ReasonCode.UNREGISTERED_CLIENT, _unregistered(message, model)
+    elif code is None:
+        code, reason = _judge(model, message, intake, base_number)
+    if code is None and model.tensors is None:
+        metadata.change_federated_model(model, {"tensors": intake.tensors})
+    update = metadata.add_model_update(
+        ModelUpdate(
+            id=0,
+            model_id=model.id,
+            client_id=None if client is None else client.id,
+            client_uuid=message.client_id,
+            submission_id=message.submission_id,
+            payload_digest=payload_digest,
+            data=intake.blob,
+            num_examples=message.num_examples,
+            status=UpdateStatus.PENDING if code is None else UpdateStatus.INVALID,
+            reason_code=code,
+            reason=reason,
+            base_aggregate_id=message.base_aggregate,
+            metrics=message.metrics,
+        )
+    )
+    if code is not None:
+        tell_quarantined(hub, model, update)
+    return update
+
+
+def _judge(
+    model: FederatedModel, message: SubmitModelUpdate, intake: _Intake, base_number: int | None
+) -> tuple[ReasonCode | None, str | None]:
+    """What only the model's present row can tell: does it look like the others, is it near enough."""
+    assert intake.tensors is not None
+    if model.tensors is not None:
+        code, reason = compare_tensors(model.tensors, intake.tensors)
+        if code is not None:
+            return code, reason
+    if not is_eligible(base_number, model.head, model.furthest_base_agg):
+        return ReasonCode.STALE, too_stale(message.base_aggregate, base_number, model)
+    return None, None
+
+
+def too_stale(base_aggregate: int | None, base_number: int | None, model: FederatedModel) -> str:
+    """The readable reason for STALE."""
+    base = "no aggregate" if base_number is None else f"aggregate {base_aggregate} (number {base_number})"
+    return f"trained from {base}; the newest is number {model.head} and only the {model.furthest_base_agg} newest count"
+
+
+def _unregistered(message: SubmitModelUpdate, model: FederatedModel) -> str:
+    return f"client {message.client_id} is not registered with model {model.uuid}"
+
+
+def _take_in(hub: Hub, model: FederatedModel, message: SubmitModelUpdate) -> _Intake:
+    """Everything that needs no lock: the sender, the weight, and the data itself, read through once."""
+    if hub.metadata.pull_client(message.client_id, model) is None:
+        return _Intake(reason_code=ReasonCode.UNREGISTERED_CLIENT, reason=_unregistered(message, model))
+    if not (math.isfinite(message.num_examples) and message.num_examples > 0):
+        return _Intake(
+            reason_code=ReasonCode.WEIGHT, reason=f"num_examples is {message.num_examples:g}: it must be above 0"
+        )
+    blob = None
+    try:
+        blob = _store(hub, model, message)
+        reader = hub.model_data.open(blob, model.data_format)
+        try:
+            tensors = reader.tensors
+            code, reason = _inspect(hub, model, blob, reader)
+        finally:
+            reader.close()
+    except ModelDataError as error:
+        return _Intake(blob=blob, reason_code=error.reason_code, reason=error.reason)
+    return _Intake(blob, tensors, code, reason)
+
+
+def _store(hub: Hub, model: FederatedModel, message: SubmitModelUpdate) -> BlobRef:
+    if message.data_uri is not None:
+        return hub.model_data.take_in(message.data_uri, message.digest)
+    if model.data_format is not DataFormat.JSON:
+        raise ModelDataError(
+            ReasonCode.SCHEMA, f"inline data is JSON, and the model is kept as {model.data_format}: send a data_uri"
+        )
+    return hub.model_data.push_model_data_to_storage(model, json.dumps(message.data).encode())
+
+
+def _inspect(
+    hub: Hub, model: FederatedModel, blob: BlobRef, reader: TensorReader
+) -> tuple[ReasonCode | None, str | None]:
+    """The rules that the values themselves must keep."""
+    if model.data_format is DataFormat.JSON and model.update_schema is not None:
+        text = hub.model_data.pull_bytes(blob, blob.size_bytes)
+        for error in Draft202012Validator(model.update_schema).iter_errors(json.loads(text)):
+            return ReasonCode.SCHEMA, f"{error.json_path}: {error.message[:500]}"
+    if model.tensors is not None:
+        code, reason = compare_tensors(model.tensors, reader.tensors)
+        if code is not None:
+            return code, reason
+    not_finite = find_not_finite(reader)
+    if not_finite is not None:
+        return ReasonCode.NOT_FINITE, not_finite
+    if model.max_norm is not None:
+        norm = norm_of(reader)
+        if norm > model.max_norm:
+            return ReasonCode.NORM, f"its L2 norm is {norm:.6g}, the model allows {model.max_norm:.6g}"
+    return None, None
+
+
+def compare_tensors(
+    expected: tuple[TensorSpec, ...], found: tuple[TensorSpec, ...]
+) -> tuple[ReasonCode | None, str | None]:
+    """Whether an update has exactly the model's tensors, in any order; the first difference, for people."""
+    wanted = {name: (shape, dtype) for name, shape, dtype in expected}
+    given = {name: (shape, dtype) for name, shape, dtype in found}
+    for name, (shape, dtype) in wanted.items():
+        if name not in given:
+            return ReasonCode.SCHEMA, f"tensor {name!r} is missing; the model has {len(wanted)} tensors"
+        if given[name][0] != shape:
+            return ReasonCode.SHAPE, f"tensor {name!r} has shape {list(given[name][0])}, the model's {list(shape)}"
+        if given[name][1] != dtype:
+            return ReasonCode.DTYPE, f"tensor {name!r} is {given[name][1]}, the model's {dtype}"
+    for name in given:
+        if name not in wanted:
+            return ReasonCode.SCHEMA, f"tensor {name!r} is none of the model's"
+    return None, None
+
+
+def norm_of(reader: TensorReader) -> float:
+    """The L2 norm over all tensors, summed in float64."""
+    total = 0.0
+    for name, shape, _dtype in reader.tensors:
+        size = math.prod(shape)
+        for start in range(0, size, _NORM_CHUNK):
+            values = reader.read(name, start, min(start + _NORM_CHUNK, size)).astype(np.float64)
+            total += float(values @ values)
+    return math.sqrt(total)

@@ -1,0 +1,77 @@
+"""Tasks about models."""
+
+from __future__ import annotations
+
+from fedqueue.messages import (
+    ArtifactView,
+    ClientView,
+    CreateModel,
+    EditModel,
+    LatestModel,
+    LatestView,
+    ModelRef,
+    ModelView,
+    PublishModel,
+    RegisterClient,
+    names,
+)
+from tasks.base import hub_task
+from tasks.domain import models
+from tasks.domain.notifications import send_waiting
+from tasks.domain.views import view_artifact, view_latest, view_model
+from tasks.hub import Hub
+
+
+@hub_task(names.MODELS_CREATE, CreateModel)
+def create(hub: Hub, message: CreateModel) -> ModelView:
+    """A new model; the same message again answers the same model."""
+    return view_model(hub, models.create_model(hub, message))
+
+
+@hub_task(names.MODELS_EDIT, EditModel)
+def edit(hub: Hub, message: EditModel) -> ModelView:
+    """The model with the named fields changed; a round that is due by the new policy is looked for at once."""
+    model = models.edit_model(hub, message)
+    hub.send(names.ROUNDS_AGGREGATE, {"model_id": model.id}, None)
+    return view_model(hub, model)
+
+
+@hub_task(names.MODELS_PAUSE, ModelRef)
+def pause(hub: Hub, message: ModelRef) -> ModelView:
+    """The model, claiming no more rounds."""
+    return view_model(hub, models.set_paused(hub, message.model_id, True, message.user_id))
+
+
+@hub_task(names.MODELS_RESUME, ModelRef)
+def resume(hub: Hub, message: ModelRef) -> ModelView:
+    """The model, claiming rounds again; one that is due is looked for at once."""
+    model = models.set_paused(hub, message.model_id, False, message.user_id)
+    hub.send(names.ROUNDS_AGGREGATE, {"model_id": model.id}, None)
+    return view_model(hub, model)
+
+
+@hub_task(names.MODELS_REGISTER_CLIENT, RegisterClient)
+def register_client(hub: Hub, message: RegisterClient) -> ClientView:
+    """The client, registered with the model."""
+    client_id, name = models.register_client(hub, message)
+    return ClientView(client_id=client_id, name=name)
+
+
+@hub_task(names.MODELS_PUBLISH, PublishModel)
+def publish(hub: Hub, message: PublishModel) -> ArtifactView:
+    """An aggregate as a version of the model."""
+    artifact = models.publish_model(hub, message)
+    send_waiting(hub)
+    return view_artifact(message.model_id, artifact)
+
+
+@hub_task(names.MODELS_GET, ModelRef)
+def get(hub: Hub, message: ModelRef) -> ModelView:
+    """The model with its counts."""
+    return view_model(hub, models.find_model(hub, message.model_id))
+
+
+@hub_task(names.MODELS_LATEST, LatestModel)
+def latest(hub: Hub, message: LatestModel) -> LatestView:
+    """The newest model to train from."""
+    return view_latest(hub, message.model_id, message.include_data)

@@ -1,0 +1,41 @@
+"""Tasks about rounds. Both are hints: whatever they miss, the next sweep finds in the database."""
+
+from __future__ import annotations
+
+import structlog
+
+from fedqueue.messages import AggregateRound, PollRounds, RoundView, names
+from tasks.base import hub_task
+from tasks.domain.models import find_model
+from tasks.domain.notifications import send_waiting
+from tasks.domain.rounds import run_round
+from tasks.hub import Hub
+
+_log = structlog.get_logger(__name__)
+
+_QUIET = ("waiting", "idle", "claimed", "paused", "over", "deleted")
+
+
+@hub_task(names.ROUNDS_AGGREGATE, AggregateRound)
+def aggregate(hub: Hub, message: AggregateRound) -> RoundView:
+    """The model's next aggregate, if its round is due; else why not."""
+    model = find_model(hub, message.model_id)
+    outcome = run_round(hub, model.id)
+    number = None if outcome.aggregate is None else outcome.aggregate.number
+    tell = _log.debug if outcome.outcome in _QUIET else _log.info
+    tell("round." + outcome.outcome, model_id=str(model.uuid), number=number, reason=outcome.reason or None)
+    if outcome.look_again:
+        hub.send(names.ROUNDS_AGGREGATE, {"model_id": model.id}, None)
+    if outcome.outcome not in _QUIET:
+        send_waiting(hub)
+    aggregate_id = None if outcome.aggregate is None else outcome.aggregate.id
+    return RoundView(aggregate_id=aggregate_id, outcome=outcome.outcome, reason=outcome.reason)
+
+
+@hub_task(names.ROUNDS_POLL, PollRounds)
+def poll(hub: Hub, message: PollRounds) -> RoundView:  # noqa: ARG001  # it carries nothing
+    """A hint for every model that has something to do: updates waiting, or left behind by a dead worker."""
+    found = hub.metadata.pull_models_to_aggregate()
+    for model_id in found:
+        hub.send(names.ROUNDS_AGGREGATE, {"model_id": model_id}, None)
+    return RoundView(outcome="polled", reason=f"{len(found)} models have something to do")
