@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+from importlib import import_module
 from typing import Any
 
 import structlog
@@ -29,6 +30,8 @@ def connect_signals(app: HubCelery) -> None:
 
     def before_pool(sender: Any = None, **_: Any) -> None:
         _check_pool(sender)
+        # Once, before the fork: not again in every pool process, at its first task.
+        import_module("connectors.storage.file_connector")
         wait_for_database(app.settings)
 
     def ready(sender: Any = None, **_: Any) -> None:
