@@ -145,7 +145,7 @@ class FileModelDataConnector(BaseModelDataConnector):
         return SafetensorsReader(self._maps, self._root, path, self._limits)
 
     def pull_bytes(self, ref: BlobRef, limit: int) -> bytes:
-        """The stored bytes, `limit` of them at most. Raises: ModelDataError (TOO_LARGE), BlobMissing, StoreUnavailable."""
+        """The stored bytes, `limit` at most. Raises: ModelDataError (TOO_LARGE), BlobMissing, StoreUnavailable."""
         path = self._path_of(ref)
         with open_file(self._root, path) as file, working_in(path):
             data = file.read(limit + 1)

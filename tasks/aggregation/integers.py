@@ -13,7 +13,11 @@ from tasks.aggregation.registry import Needs
 from tasks.aggregation.streams import Array, Chunk
 from tasks.aggregation.weights import scaled_weights, whole_weights
 
-_INT64_ROOM = 1 << 62
+_HALF = 32
+_HALF_MASK = (1 << _HALF) - 1
+# Weights that sum to less leave room in an int64 for the sum of weight times half a value, and a remainder beside it.
+_WHOLE_LIMIT = 1 << 30
+_UNBOUNDED_PIECE = 1 << 12  # Python's integers take some hundred bytes each
 
 
 def combine_integers(policy: IntegerPolicy, needs: Needs, chunk: Chunk, dtype: np.dtype[Any]) -> Array:
@@ -47,42 +51,43 @@ def equal_booleans(chunk: Chunk) -> Array:
 def rounded_mean(needs: Needs, chunk: Chunk, dtype: np.dtype[Any]) -> Array:
     """The exact weighted mean, rounded half to even: for any integer, any weight, without overflow.
 
-    Most values fit the int64 sums of the first way. Otherwise float64 decides all but those whose mean lies too
-    near a half for its error, and these few are worked out in Python's unbounded integers.
+    Whole weights are summed up in int64. Otherwise float64 decides all but those values whose mean lies too near
+    a half for its error, and these few are worked out in Python's unbounded integers.
     Source of the filter: Shewchuk, Discrete & Computational Geometry 18, 1997.
     """
     whole = whole_weights(needs.weights)
-    if sum(whole) * _largest_magnitude(chunk, dtype) < _INT64_ROOM:
-        return _mean_in_int64(whole, chunk).astype(dtype)
+    if sum(whole) < _WHOLE_LIMIT:
+        return _mean_in_int64(whole, chunk, dtype)
     estimate, error = _mean_in_float64(needs.weights, chunk)
     near_a_half = np.abs(estimate - np.floor(estimate) - 0.5) <= error
     undecided = np.flatnonzero(near_a_half | (error >= 0.25))
     estimate[undecided] = 0.0
     means = np.rint(estimate).astype(dtype)
-    means[undecided] = _mean_in_unbounded(whole, chunk, undecided, dtype)
+    for start in range(0, len(undecided), _UNBOUNDED_PIECE):
+        elements = undecided[start : start + _UNBOUNDED_PIECE]
+        means[elements] = _mean_in_unbounded(whole, chunk, elements, dtype)
     return means
 
 
-def _largest_magnitude(chunk: Chunk, dtype: np.dtype[Any]) -> int:
-    bounds = np.iinfo(dtype)
-    if bounds.bits <= 16:
-        return max(-int(bounds.min), int(bounds.max))
-    largest = 0
-    for index in range(len(chunk.updates)):
-        values = chunk.raw(index)
-        largest = max(largest, int(values.max()), -int(values.min()))
-    return largest
-
-
-def _mean_in_int64(whole: list[int], chunk: Chunk) -> NDArray[np.int64]:
-    total = np.zeros(chunk.size, np.int64)
-    for index, weight in enumerate(whole):
-        total += chunk.raw(index).astype(np.int64) * weight
+def _mean_in_int64(whole: list[int], chunk: Chunk, dtype: np.dtype[Any]) -> Array:
+    """Upper and lower halves are summed apart, as a long division by hand does: no sum exceeds 62 bits."""
     divisor = sum(whole)
-    quotient, remainder = np.divmod(total, divisor)
+    upper = np.zeros(chunk.size, np.int64)
+    lower = np.zeros(chunk.size, np.int64)
+    for index, weight in enumerate(whole):
+        values = chunk.raw(index)
+        if dtype.itemsize < 8:
+            lower += values.astype(np.int64) * weight
+        else:
+            upper += (values >> _HALF).astype(np.int64) * weight
+            lower += (values & _HALF_MASK).astype(np.int64) * weight
+    quotient, remainder = np.divmod(upper, divisor)
+    lower += remainder << _HALF
+    lower_quotient, remainder = np.divmod(lower, divisor)
     twice = 2 * remainder
-    quotient += (twice > divisor) | ((twice == divisor) & (quotient % 2 == 1))
-    return quotient
+    lower_quotient += (twice > divisor) | ((twice == divisor) & (lower_quotient % 2 == 1))
+    # May wrap around in between; what comes out lies among the values, so it fits their dtype.
+    return ((quotient << _HALF) + lower_quotient).astype(dtype)
 
 
 def _mean_in_float64(weights: tuple[float, ...], chunk: Chunk) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -354,7 +354,7 @@ def test_an_unreadable_update_is_named(store: FileModelDataConnector) -> None:
     bad = _update(7, store.push_model_data_to_storage(MODEL, b"[1, true]"))
     pulled = store.pull_model_updates_data([good, bad])
     assert next(pulled)[0] is good
-    with pytest.raises(ModelDataError, match="update 7: .*true or false") as caught:
+    with pytest.raises(ModelDataError, match=r"update 7: .*true or false") as caught:
         next(pulled)
     assert caught.value.reason_code is ReasonCode.SCHEMA
     with pytest.raises(ModelDataError, match="update 8 has no data"):
@@ -372,6 +372,16 @@ def test_arrays_of_foreign_byte_order_are_stored_little_endian(store: FileModelD
     data = store.prep_model_data_for_storage({"w": np.array([1.0, 2.0], ">f4")}, DataFormat.SAFETENSORS)
     reader = store.open(store.push_model_data_to_storage(MODEL, data), DataFormat.SAFETENSORS)
     assert reader.read("w", 0, 2).tolist() == [1.0, 2.0]
+
+
+def test_bytes_are_handed_out_up_to_a_limit(store: FileModelDataConnector) -> None:
+    ref = store.push_model_data_to_storage(MODEL, b"model")
+    assert store.pull_bytes(ref, 5) == b"model"
+    with pytest.raises(ModelDataError) as caught:
+        store.pull_bytes(ref, 4)
+    assert caught.value.reason_code is ReasonCode.TOO_LARGE
+    with pytest.raises(BlobMissing):
+        store.pull_bytes(BlobRef(ref.uri, _digest(b"gone"), 4), 4)
 
 
 # --- garbage ----------------------------------------------------------------------------------------------------------

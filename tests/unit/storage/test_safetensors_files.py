@@ -97,7 +97,11 @@ def test_the_engine_and_the_store_know_the_same_dtypes() -> None:
 
 
 def test_every_tensor_lies_aligned_whatever_the_order_given(store: FileModelDataConnector) -> None:
-    arrays = {"odd": np.zeros(3, np.int8), "half": np.ones(1, np.float16), "wide": np.arange(4.0)}
+    arrays: dict[str, np.ndarray[Any, Any]] = {
+        "odd": np.zeros(3, np.int8),
+        "half": np.ones(1, np.float16),
+        "wide": np.arange(4.0),
+    }
     with closing(store.open(_write(store, arrays), DataFormat.SAFETENSORS)) as reader:
         for name, array in arrays.items():
             assert reader.read(name, 0, array.size).flags.aligned
@@ -195,9 +199,9 @@ def test_more_readers_than_maps_are_served_in_turn(tmp_path: Path) -> None:
 
 
 def test_an_incomplete_model_can_not_be_committed_and_leaves_nothing(store: FileModelDataConnector) -> None:
-    with pytest.raises(ValueError, match="3 of 4 elements"):
-        with store.writer([("w", (4,), "F64")], DataFormat.SAFETENSORS) as writer:
-            writer.write("w", 0, np.ones(3))
+    with store.writer([("w", (4,), "F64")], DataFormat.SAFETENSORS) as writer:
+        writer.write("w", 0, np.ones(3))
+        with pytest.raises(ValueError, match="3 of 4 elements"):
             writer.commit()
     assert [path for path in store.root.rglob("*") if path.is_file()] == []
 
@@ -245,10 +249,10 @@ def test_tensors_may_be_written_in_turns(store: FileModelDataConnector) -> None:
         assert reader.read("b", 0, 2).tolist() == [1.5, 2.5]
 
 
-def test_a_file_of_one_name_never_described_twice_by_the_writer(store: FileModelDataConnector) -> None:
-    with pytest.raises(ModelDataError, match="must differ"):
-        with store.writer([("a", (1,), "F64"), ("a", (1,), "F64")], DataFormat.SAFETENSORS):
-            pass
+def test_the_writer_refuses_a_name_given_twice(store: FileModelDataConnector) -> None:
+    twice: list[TensorSpec] = [("a", (1,), "F64"), ("a", (1,), "F64")]
+    with pytest.raises(ModelDataError, match="must differ"), store.writer(twice, DataFormat.SAFETENSORS):
+        pass
 
 
 def test_a_full_disk_is_the_stores_fault_and_leaves_nothing(store: FileModelDataConnector) -> None:
