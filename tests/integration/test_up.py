@@ -1,0 +1,114 @@
+"""`python -m worker up`: one command, a whole hub, nothing left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import stat
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.hubs import RunningHub, hub_running, run_worker_command, running
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[RunningHub]:
+    with hub_running(tmp_path / "home") as started:
+        yield started
+
+
+def test_one_command_starts_a_hub_that_says_how_to_reach_it(hub: RunningHub) -> None:
+    assert hub.events("ready")[0]["seconds"] < 30
+    assert {e["name"] for e in hub.events("started")} == {"server", "worker1", "worker2", "beat"}
+    endpoint = hub.home / "endpoint.json"
+    found = json.loads(endpoint.read_text())
+    assert set(found) == {"broker_url", "result_url", "store_url"}
+    assert found["store_url"] == f"file://{hub.home}/store"
+    assert stat.S_IMODE(endpoint.stat().st_mode) == 0o600
+
+    health = hub.command("health", "--json")
+    assert health.returncode == 0, health.stdout
+    assert [report["health"] for report in json.loads(health.stdout)] == ["alive", "alive"]
+
+    status = json.loads(hub.command("status", "--json").stdout)
+    assert status["models"] == 0
+    assert [worker["health"] for worker in status["workers"]] == ["alive", "alive"]
+    assert set(status["queues"]) == {"fedqueue.control", "fedqueue.aggregate"}
+
+
+def test_only_its_user_may_talk_to_the_private_server(hub: RunningHub) -> None:
+    broker = json.loads((hub.home / "endpoint.json").read_text())["broker_url"]
+    socket = Path(broker.removeprefix("redis+socket://").partition("?")[0])
+    assert stat.S_IMODE(socket.parent.stat().st_mode) == 0o700
+    assert stat.S_IMODE(socket.stat().st_mode) == 0o600
+
+
+def test_a_killed_process_is_started_again_and_said(hub: RunningHub) -> None:
+    """Server, worker or beat: none of them is the one that must not die."""
+    for name in ("worker1", "beat", "server"):
+        before = hub.pid_of(name)
+        pool = psutil.Process(before).children(recursive=True)
+        os.kill(before, signal.SIGKILL)
+        hub.wait_for(f"{name} again", lambda name=name, before=before: hub.pid_of(name) != before)
+        assert hub.events("died", name)[-1]["detail"].startswith("killed by SIGKILL")
+        assert running(set(pool)) == [], "a pool must not outlive its worker"
+    hub.wait_for("health", lambda: hub.command("health").returncode == 0)
+
+
+def test_ctrl_c_ends_everything_within_ten_seconds(hub: RunningHub) -> None:
+    family = hub.family()
+    assert len(family) >= 8, "the supervisor, server, beat, two workers with two processes each"
+    began = time.monotonic()
+    hub.process.send_signal(signal.SIGINT)
+    assert hub.process.wait(10) == 0
+    assert time.monotonic() - began < 10
+    assert running(family) == []
+    assert not (hub.home / "endpoint.json").exists()
+    assert hub.events("killed") == [], "all of them ended by themselves"
+
+
+def test_a_killed_supervisor_takes_everything_with_it(hub: RunningHub) -> None:
+    """Else a private server nobody knows of would go on, and the next `up` find its folder in use."""
+    family = hub.family()
+    hub.process.kill()
+    hub.process.wait()
+    deadline = time.monotonic() + 5
+    while running(family) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert running(family) == []
+    with hub_running(hub.home) as again:
+        assert again.events("ready")
+
+
+def test_a_second_hub_in_the_same_home_is_refused_and_told_who_is_there(hub: RunningHub) -> None:
+    second = hub.command("up")
+    assert second.returncode == 2
+    assert second.stderr == (
+        f"error: an embedded hub runs in {hub.home} already (process {hub.process.pid}): "
+        "use it, stop it, or set FEDQUEUE_HOME to another folder\n"
+    )
+    assert hub.command("health").returncode == 0
+
+
+def test_a_home_with_a_path_too_long_for_a_socket_works_all_the_same(tmp_path: Path) -> None:
+    with hub_running(tmp_path / ("deep" * 20) / "a home") as hub:
+        assert hub.command("health").returncode == 0
+
+
+def test_health_without_a_hub_is_an_exit_code_and_a_reason(tmp_path: Path) -> None:
+    found = run_worker_command(tmp_path, "health", "--seconds", "1")
+    assert found.returncode == 1
+    assert "unreachable" in found.stdout
+    assert "Traceback" not in found.stderr
+
+
+def test_a_start_that_cannot_succeed_ends_with_the_reason_and_nothing_running(tmp_path: Path) -> None:
+    found = run_worker_command(tmp_path, "up", REDIS_SERVER="/nowhere/server")
+    assert found.returncode == 2
+    assert "REDIS_SERVER names /nowhere/server" in found.stderr
+    assert "Traceback" not in found.stderr
