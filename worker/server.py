@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import socket
@@ -76,6 +77,14 @@ def make_private(folder: Path) -> None:
         raise PlaceRefused(folder, "it belongs to another user")
     if stat.S_IMODE(found.st_mode) != 0o700:
         folder.chmod(0o700)
+
+
+def forget_socket(home: Path) -> None:
+    """Remove the socket's folder where it is not in the home; the server has removed the socket itself."""
+    folder = socket_in(home).parent
+    if home not in folder.parents:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
 
 
 def wait_for_server(path: Path, seconds: float) -> bool:

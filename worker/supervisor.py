@@ -25,7 +25,7 @@ from worker.children import Child
 from worker.endpoint import remove_endpoint, write_endpoint
 from worker.errors import AlreadyRunning, StartFailed
 from worker.plan import beat_child, embedded_settings, worker_children
-from worker.server import server_child, wait_for_server
+from worker.server import forget_socket, server_child, wait_for_server
 
 _TICK: Final = 0.05
 _SHORTEST_PAUSE: Final = 0.2
@@ -231,6 +231,7 @@ class Supervisor:
         # Beat first, so that nothing new is asked for; the server last, so that the others can say goodbye.
         for role, patience in (("beat", 3.0), ("worker", self.settings.soft_shutdown_seconds + 4.0), ("server", 5.0)):
             self._end([child for child in self._children if child.role == role], patience)
+        forget_socket(self.settings.home)
         self._tell("stopped")
 
     def _end(self, children: list[Child], patience: float) -> None:

@@ -16,33 +16,40 @@ import pytest
 from tests.hubs import RunningHub, hub_running, run_worker_command, running
 
 
+@pytest.fixture(scope="module")
+def shared_hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningHub]:
+    """One hub for the tests that only look."""
+    with hub_running(tmp_path_factory.mktemp("up") / "home") as started:
+        yield started
+
+
 @pytest.fixture
 def hub(tmp_path: Path) -> Iterator[RunningHub]:
     with hub_running(tmp_path / "home") as started:
         yield started
 
 
-def test_one_command_starts_a_hub_that_says_how_to_reach_it(hub: RunningHub) -> None:
-    assert hub.events("ready")[0]["seconds"] < 30
-    assert {e["name"] for e in hub.events("started")} == {"server", "worker1", "worker2", "beat"}
-    endpoint = hub.home / "endpoint.json"
+def test_one_command_starts_a_hub_that_says_how_to_reach_it(shared_hub: RunningHub) -> None:
+    assert shared_hub.events("ready")[0]["seconds"] < 30
+    assert {e["name"] for e in shared_hub.events("started")} == {"server", "worker1", "worker2", "beat"}
+    endpoint = shared_hub.home / "endpoint.json"
     found = json.loads(endpoint.read_text())
     assert set(found) == {"broker_url", "result_url", "store_url"}
-    assert found["store_url"] == f"file://{hub.home}/store"
+    assert found["store_url"] == f"file://{shared_hub.home}/store"
     assert stat.S_IMODE(endpoint.stat().st_mode) == 0o600
 
-    health = hub.command("health", "--json")
+    health = shared_hub.command("health", "--json")
     assert health.returncode == 0, health.stdout
     assert [report["health"] for report in json.loads(health.stdout)] == ["alive", "alive"]
 
-    status = json.loads(hub.command("status", "--json").stdout)
+    status = json.loads(shared_hub.command("status", "--json").stdout)
     assert status["models"] == 0
     assert [worker["health"] for worker in status["workers"]] == ["alive", "alive"]
     assert set(status["queues"]) == {"fedqueue.control", "fedqueue.aggregate"}
 
 
-def test_only_its_user_may_talk_to_the_private_server(hub: RunningHub) -> None:
-    broker = json.loads((hub.home / "endpoint.json").read_text())["broker_url"]
+def test_only_its_user_may_talk_to_the_private_server(shared_hub: RunningHub) -> None:
+    broker = json.loads((shared_hub.home / "endpoint.json").read_text())["broker_url"]
     socket = Path(broker.removeprefix("redis+socket://").partition("?")[0])
     assert stat.S_IMODE(socket.parent.stat().st_mode) == 0o700
     assert stat.S_IMODE(socket.stat().st_mode) == 0o600
@@ -57,6 +64,17 @@ def test_a_killed_process_is_started_again_and_said(hub: RunningHub) -> None:
         hub.wait_for(f"{name} again", lambda name=name, before=before: hub.pid_of(name) != before)
         assert hub.events("died", name)[-1]["detail"].startswith("killed by SIGKILL")
         assert running(set(pool)) == [], "a pool must not outlive its worker"
+    hub.wait_for("health", lambda: hub.command("health").returncode == 0)
+
+
+@pytest.mark.slow
+def test_a_worker_whose_pool_hangs_is_replaced_within_a_minute(hub: RunningHub) -> None:
+    """Its main loop is healthy and its process lives: only a task in the pool can tell."""
+    hung = hub.pid_of("worker1")
+    for process in psutil.Process(hung).children():
+        process.suspend()
+    hub.wait_for("worker1 again", lambda: hub.pid_of("worker1") != hung, 60)
+    assert [event["pid"] for event in hub.events("hung")] == [hung]
     hub.wait_for("health", lambda: hub.command("health").returncode == 0)
 
 
@@ -85,14 +103,14 @@ def test_a_killed_supervisor_takes_everything_with_it(hub: RunningHub) -> None:
         assert again.events("ready")
 
 
-def test_a_second_hub_in_the_same_home_is_refused_and_told_who_is_there(hub: RunningHub) -> None:
-    second = hub.command("up")
+def test_a_second_hub_in_the_same_home_is_refused_and_told_who_is_there(shared_hub: RunningHub) -> None:
+    second = shared_hub.command("up")
     assert second.returncode == 2
     assert second.stderr == (
-        f"error: an embedded hub runs in {hub.home} already (process {hub.process.pid}): "
+        f"error: an embedded hub runs in {shared_hub.home} already (process {shared_hub.process.pid}): "
         "use it, stop it, or set FEDQUEUE_HOME to another folder\n"
     )
-    assert hub.command("health").returncode == 0
+    assert shared_hub.command("health").returncode == 0
 
 
 def test_a_home_with_a_path_too_long_for_a_socket_works_all_the_same(tmp_path: Path) -> None:
