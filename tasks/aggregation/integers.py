@@ -60,7 +60,8 @@ def rounded_mean(needs: Needs, chunk: Chunk, dtype: np.dtype[Any]) -> Array:
         return _mean_in_int64(whole, chunk, dtype)
     estimate, error = _mean_in_float64(needs.weights, chunk)
     near_a_half = np.abs(estimate - np.floor(estimate) - 0.5) <= error
-    undecided = np.flatnonzero(near_a_half | (error >= 0.25))
+    # An error of a half or more leaves every value undecided: none lies further from the nearest half.
+    undecided = np.flatnonzero(near_a_half)
     estimate[undecided] = 0.0
     means = np.rint(estimate).astype(dtype)
     for start in range(0, len(undecided), _UNBOUNDED_PIECE):
