@@ -14,6 +14,7 @@ from connectors.errors import Unavailable
 from fedqueue.messages import Answer, Message, Rejection, View
 from tasks.domain.errors import Refused
 from tasks.hub import Hub
+from tasks.storable import find_unstorable_text, storable
 
 M = TypeVar("M", bound=Message)
 
@@ -50,6 +51,10 @@ def hub_task(name: str, message_type: type[M], **options: Any) -> Callable[[Call
 
 
 def _answer(hub: Hub, name: str, message_type: type[M], payload: Any, work: Callable[[Hub, M], View | None]) -> Answer:
+    unstorable = find_unstorable_text(payload)
+    if unstorable is not None:
+        reason = "text with a NUL or half a surrogate pair in it can't be kept"
+        return _reject(hub, name, payload, Rejection(kind="InvalidMessage", field=unstorable, reason=reason))
     try:
         message = message_type.model_validate(payload)
     except ValidationError as error:
@@ -68,7 +73,7 @@ def _reject(hub: Hub, name: str, payload: Any, rejection: Rejection) -> Answer:
     _log.warning("task.refused", task=name, kind=rejection.kind, field=rejection.field, reason=rejection.reason)
     hub.metadata.transact(
         lambda _: hub.metadata.add_dead_letter(
-            name, payload, kind=rejection.kind, field=rejection.field, reason=rejection.reason
+            name, storable(payload), kind=rejection.kind, field=rejection.field, reason=rejection.reason
         )
     )
     return Answer(rejection=rejection)

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from pydantic import Field, JsonValue
 
-from fedqueue.messages.envelope import Message, View
+from fedqueue.messages.envelope import Count, Message, RowId, View
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="sha256 of the bytes, hexadecimal.")]
 
@@ -26,13 +26,14 @@ class Policy(Message):
     requirement_args: dict[str, JsonValue] | list[JsonValue] | None = Field(
         default=None, description="Its arguments by name, or FMA's positional list."
     )
-    furthest_base_agg: int | None = Field(
-        default=None, ge=1, description="An update counts when its base is one of so many newest aggregates; null: any."
+    furthest_base_agg: Count | None = Field(
+        default=None, description="An update counts when its base is one of so many newest aggregates; null: any."
     )
     allow_repeats: bool | None = Field(
-        default=None, description="Whether several updates of one client count in a round; null: as the aggregator needs."
+        default=None,
+        description="Whether several updates of one client count in a round; null: as the aggregator needs.",
     )
-    max_rounds: int | None = Field(default=None, ge=1, description="After so many aggregates the run is finished.")
+    max_rounds: Count | None = Field(default=None, description="After so many aggregates the run is finished.")
     update_schema: dict[str, JsonValue] | None = Field(default=None, description="JSON Schema for JSON data.")
     client_agg_results_schema: dict[str, JsonValue] | None = Field(
         default=None, description="JSON Schema for the validation results that clients send."
@@ -94,7 +95,7 @@ class PublishModel(Message):
 
     model_id: UUID
     version: str = Field(min_length=1, max_length=100)
-    aggregate_id: int | None = Field(default=None, description="null: the latest.")
+    aggregate_id: RowId | None = Field(default=None, description="null: the latest.")
     final: bool = Field(default=False, description="Whether this ends the run.")
     user_id: str | None = Field(default=None, max_length=200)
 

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from pydantic import Field, JsonValue, model_validator
 
-from fedqueue.messages.envelope import Message, View
+from fedqueue.messages.envelope import Message, RowId, View
 from fedqueue.messages.models import Digest
 
 
@@ -18,7 +18,9 @@ class SubmitModelUpdate(Message):
     model_id: UUID
     client_id: UUID
     num_examples: float = Field(default=1.0, description="Training examples behind the update: its weight.")
-    base_aggregate: int | None = Field(default=None, description="Id of the aggregate it was trained from; null: none.")
+    base_aggregate: RowId | None = Field(
+        default=None, description="Id of the aggregate it was trained from; null: none."
+    )
     data: JsonValue = Field(default=None, description="FMA's lists inline, for a JSON model, up to 256 KiB.")
     data_uri: str | None = Field(default=None, max_length=2000)
     digest: Digest | None = None
@@ -47,7 +49,7 @@ class UpdateView(View):
 class AggregateRound(Message):
     """fedqueue.rounds.aggregate: look whether this model's round can be posted, and do it."""
 
-    model_id: int | UUID
+    model_id: RowId | UUID
 
 
 class PollRounds(Message):
@@ -66,7 +68,7 @@ class AddScore(Message):
     """fedqueue.scores.add: one a client and aggregate; a newer one replaces it."""
 
     model_id: UUID
-    aggregate_id: int
+    aggregate_id: RowId
     client_id: UUID
     validation_results: dict[str, JsonValue] = Field(description="Checked by the model's client_agg_results_schema.")
 

@@ -34,6 +34,9 @@ from tasks.hub import Hub
 
 _NORM_CHUNK = 1 << 20
 
+# Whole numbers are exact in float64 up to 9e15: sums of weights stay exact, and no single client drowns all others.
+_MOST_EXAMPLES = 1e15
+
 
 @dataclass(frozen=True, slots=True)
 class Submission:
@@ -165,9 +168,10 @@ def _take_in(hub: Hub, model: FederatedModel, message: SubmitModelUpdate) -> _In
     """Everything that needs no lock: the sender, the weight, and the data itself, read through once."""
     if hub.metadata.pull_client(message.client_id, model) is None:
         return _Intake(reason_code=ReasonCode.UNREGISTERED_CLIENT, reason=_unregistered(message, model))
-    if not (math.isfinite(message.num_examples) and message.num_examples > 0):
+    if not 0 < message.num_examples <= _MOST_EXAMPLES:
         return _Intake(
-            reason_code=ReasonCode.WEIGHT, reason=f"num_examples is {message.num_examples:g}: it must be above 0"
+            reason_code=ReasonCode.WEIGHT,
+            reason=f"num_examples is {message.num_examples:g}: it must be above 0 and at most {_MOST_EXAMPLES:g}",
         )
     blob = None
     try:

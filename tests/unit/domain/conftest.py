@@ -13,10 +13,11 @@ from safetensors.numpy import save
 
 from config.settings import Settings
 from connectors.memory import InMemoryMetadataConnector
-from connectors.records import DataFormat, FederatedModel, ModelUpdate
+from connectors.records import DataFormat, FederatedModel, ModelAggregate, ModelUpdate
 from connectors.storage import FileModelDataConnector
 from fedqueue.messages import CreateModel, RegisterClient, SubmitModelUpdate
 from tasks.domain.models import create_model, register_client
+from tasks.domain.rounds import run_round
 from tasks.domain.submission import submit_update
 from tasks.hub import Hub
 
@@ -59,10 +60,19 @@ class Bench:
         )
         return submit_update(self.hub, message).update
 
-    def submit_arrays(self, model: FederatedModel, client: UUID, arrays: Mapping[str, Any], **fields: Any) -> ModelUpdate:
+    def submit_arrays(
+        self, model: FederatedModel, client: UUID, arrays: Mapping[str, Any], **fields: Any
+    ) -> ModelUpdate:
         """What became of a submission of safetensors."""
         blob = self.store.push_model_data_to_storage(model, save({k: np.asarray(v) for k, v in arrays.items()}))
         return self.submit(model, client, None, data_uri=blob.uri, digest=blob.digest, **fields)
+
+    def post(self, model: FederatedModel) -> ModelAggregate:
+        """The aggregate of a round that must be due."""
+        outcome = run_round(self.hub, model.id)
+        assert outcome.outcome == "posted", outcome
+        assert outcome.aggregate is not None
+        return outcome.aggregate
 
     def update(self, update: ModelUpdate) -> ModelUpdate:
         """The update as it stands."""

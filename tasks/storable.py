@@ -1,0 +1,43 @@
+"""What every database can keep: JSON may carry text and numbers that PostgreSQL refuses to store."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+
+def find_unstorable_text(value: Any, path: str = "") -> str | None:
+    """The dotted place of a text with a NUL or half a surrogate pair in it; None if there is none."""
+    if isinstance(value, str):
+        return None if _storable_text(value) == value else path
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            place = f"{path}.{key}" if path else str(key)
+            if _storable_text(str(key)) != key:
+                return path or "(a field's name)"
+            found = find_unstorable_text(inner, place)
+            if found is not None:
+                return found
+    elif isinstance(value, list):
+        for position, inner in enumerate(value):
+            found = None if isinstance(inner, int | float) else find_unstorable_text(inner, f"{path}.{position}")
+            if found is not None:
+                return found
+    return None
+
+
+def storable(value: Any) -> Any:
+    """The value with what can't be stored spelt out: for keeping a refused message, not for working with it."""
+    if isinstance(value, str):
+        return _storable_text(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return repr(value)
+    if isinstance(value, dict):
+        return {_storable_text(str(key)): storable(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [storable(inner) for inner in value]
+    return value
+
+
+def _storable_text(text: str) -> str:
+    return text.replace("\0", "\\x00").encode("utf-8", "backslashreplace").decode()

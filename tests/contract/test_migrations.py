@@ -1,0 +1,145 @@
+"""Migrations: the schema they make is the declared one, on every database, up and down."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import inspect, text
+from sqlalchemy.exc import IntegrityError
+
+from connectors.errors import DatabaseUnavailable, SchemaOutdated
+from connectors.sql.connector import SqlAlchemyMetadataConnector
+from connectors.sql.migrate import newest_revision
+from connectors.sql.rows import Base
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[SqlAlchemyMetadataConnector]:
+    """An empty database of each kind."""
+    url = f"sqlite:///{tmp_path}/hub.db" if request.param == "sqlite" else request.getfixturevalue("postgres_url")
+    connector = SqlAlchemyMetadataConnector(url)
+    yield connector
+    connector.close()
+
+
+def _differences(database: SqlAlchemyMetadataConnector) -> list[Any]:
+    with database.engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        return list(compare_metadata(context, Base.metadata))
+
+
+def _constraints(database: SqlAlchemyMetadataConnector) -> dict[str, set[str | None]]:
+    """Every table's CHECK constraints by name: Alembic does not compare them."""
+    found = inspect(database.engine)
+    return {
+        table: {check["name"] for check in found.get_check_constraints(table)}
+        for table in found.get_table_names()
+        if table != "alembic_version"
+    }
+
+
+def test_the_migrated_schema_is_the_declared_one(database: SqlAlchemyMetadataConnector) -> None:
+    database.update_database()
+    assert _differences(database) == []
+    migrated = _constraints(database)
+    database.downgrade_database("base")
+    Base.metadata.create_all(database.engine)
+    assert migrated == _constraints(database)
+    assert sum(len(names) for names in migrated.values()) > 12
+
+
+def test_a_column_too_many_would_be_seen(database: SqlAlchemyMetadataConnector) -> None:
+    """The comparison above can fail."""
+    database.update_database()
+    with database.engine.begin() as connection:
+        connection.execute(text("ALTER TABLE trust ADD COLUMN stray INTEGER"))
+    assert [difference[0] for difference in _differences(database)] == ["remove_column"]
+
+
+def test_down_leaves_nothing_and_up_comes_back(database: SqlAlchemyMetadataConnector) -> None:
+    database.update_database()
+    database.downgrade_database("base")
+    assert set(inspect(database.engine).get_table_names()) <= {"alembic_version"}
+    assert database.schema_revision() is None
+    database.update_database()
+    assert database.schema_revision() == newest_revision()
+
+
+def test_an_empty_database_is_not_ready_and_says_what_to_do(database: SqlAlchemyMetadataConnector) -> None:
+    with pytest.raises(SchemaOutdated, match="python -m worker migrate"):
+        database.check()
+
+
+def test_two_migrations_at_once_wait_for_one_another(database: SqlAlchemyMetadataConnector) -> None:
+    """Two replicas start together; both ask for the newest schema."""
+    errors: list[BaseException] = []
+    url = database.engine.url.render_as_string(hide_password=False)
+
+    def migrate() -> None:
+        other = SqlAlchemyMetadataConnector(url)
+        try:
+            other.update_database()
+        except BaseException as error:  # noqa: BLE001  # whatever it is, the test must show it
+            errors.append(error)
+        finally:
+            other.close()
+
+    threads = [threading.Thread(target=migrate) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    database.check()
+
+
+@pytest.mark.parametrize(
+    ("status", "columns"),
+    [
+        ("COMPLETE", {}),
+        ("PENDING", {"applied_aggregate_id": 1}),
+        ("RUNNING", {}),
+        ("PENDING", {"claim": 1}),
+        ("INVALID", {}),
+        ("PENDING", {"reason_code": "NORM"}),
+        ("PENDING", {"num_examples": 0.0}),
+        ("LOST", {}),
+    ],
+)
+def test_the_schema_itself_refuses_an_impossible_state(
+    database: SqlAlchemyMetadataConnector, status: str, columns: dict[str, Any]
+) -> None:
+    """The second net: whatever our code does wrong, such a row never stands."""
+    database.update_database()
+    values = {
+        "model_id": 1,
+        "client_uuid": "0" * 32,
+        "submission_id": "1" * 32,
+        "payload_digest": "",
+        "data_digest": "d",
+        "client_id": 1,
+        "num_examples": 1.0,
+        "metrics": "{}",
+        "status": status,
+        "attempts": 0,
+        "not_before": 0,
+        "created_at": "2026-01-01 00:00:00",
+        "updated_at": "2026-01-01 00:00:00",
+    } | columns
+    statement = f"INSERT INTO model_update ({', '.join(values)}) VALUES ({', '.join(f':{name}' for name in values)})"
+    with database.engine.connect() as connection, pytest.raises(IntegrityError) as refused:
+        connection.execute(text(statement), values)
+    assert "ck_model_update" in str(refused.value)
+
+
+def test_a_database_that_is_not_there_is_unavailable_not_a_crash() -> None:
+    connector = SqlAlchemyMetadataConnector("postgresql+psycopg://nobody@127.0.0.1:1/none")
+    with pytest.raises(DatabaseUnavailable, match="can't be used now"):
+        connector.check()
+    connector.close()
