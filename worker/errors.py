@@ -46,11 +46,3 @@ class PlaceRefused(ProcessError):
     def __init__(self, folder: Path, reason: str) -> None:
         super().__init__(f"{folder} can't hold the server's socket: {reason}; remove it, or choose another home")
         self.folder = folder
-
-
-class DemoNeedsPackage(ProcessError):
-    """The demonstration learns with packages that a running hub does without."""
-
-    def __init__(self, package: str) -> None:
-        super().__init__(f"the demonstration needs {package}, which is not installed: `make setup` installs it")
-        self.package = package

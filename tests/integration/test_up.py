@@ -29,6 +29,11 @@ def hub(tmp_path: Path) -> Iterator[RunningHub]:
         yield started
 
 
+def _wait_for_another(hub: RunningHub, name: str, before: int, seconds: float = 30.0) -> None:
+    """Return once that process's place is taken by a new one."""
+    hub.wait_for(f"another {name}", lambda: hub.pid_of(name) != before, seconds)
+
+
 def test_one_command_starts_a_hub_that_says_how_to_reach_it(shared_hub: RunningHub) -> None:
     assert shared_hub.events("ready")[0]["seconds"] < 30
     assert {e["name"] for e in shared_hub.events("started")} == {"server", "worker1", "worker2", "beat"}
@@ -61,7 +66,7 @@ def test_a_killed_process_is_started_again_and_said(hub: RunningHub) -> None:
         before = hub.pid_of(name)
         pool = psutil.Process(before).children(recursive=True)
         os.kill(before, signal.SIGKILL)
-        hub.wait_for(f"{name} again", lambda name=name, before=before: hub.pid_of(name) != before)
+        _wait_for_another(hub, name, before)
         assert hub.events("died", name)[-1]["detail"].startswith("killed by SIGKILL")
         assert running(set(pool)) == [], "a pool must not outlive its worker"
     hub.wait_for("health", lambda: hub.command("health").returncode == 0)
@@ -73,7 +78,7 @@ def test_a_worker_whose_pool_hangs_is_replaced_within_a_minute(hub: RunningHub) 
     hung = hub.pid_of("worker1")
     for process in psutil.Process(hung).children():
         process.suspend()
-    hub.wait_for("worker1 again", lambda: hub.pid_of("worker1") != hung, 60)
+    _wait_for_another(hub, "worker1", hung, 60)
     assert [event["pid"] for event in hub.events("hung")] == [hung]
     hub.wait_for("health", lambda: hub.command("health").returncode == 0)
 

@@ -1,0 +1,86 @@
+"""One hub a process: what a parent has open is never used by its child."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from config.loading import load_settings
+from connectors.sql.connector import SqlAlchemyMetadataConnector
+from connectors.storage.file_connector import FileModelDataConnector
+from fedqueue.messages import names
+from worker.bootstrap import HubCelery
+
+
+@pytest.fixture
+def app(home: Path) -> HubCelery:
+    return HubCelery(load_settings(env_file=None, home=home, broker_url="memory://"))
+
+
+def test_the_settings_name_the_connectors(app: HubCelery, home: Path) -> None:
+    hub = app.hub
+    assert isinstance(hub.metadata, SqlAlchemyMetadataConnector)
+    assert str(hub.metadata.engine.url) == f"sqlite:///{home}/fedqueue.db"
+    assert isinstance(hub.model_data, FileModelDataConnector)
+    hub.metadata.update_database()
+    hub.metadata.check()
+    hub.model_data.check()
+    app.close_hub()
+
+
+def test_a_process_builds_one_hub_and_keeps_it(app: HubCelery) -> None:
+    assert app.hub is app.hub
+    first = app.hub
+    app.close_hub()
+    assert app.hub is not first
+    app.close_hub()
+
+
+def test_a_forked_child_builds_its_own_hub_and_leaves_the_parents_open(app: HubCelery) -> None:
+    """A connection used from both sides of a fork mixes their conversations."""
+    parents = app.hub
+    parents.metadata.update_database()
+    child = os.fork()
+    if child == 0:
+        own = app.hub
+        own.metadata.check()
+        app.close_hub()
+        os._exit(0 if own is not parents and str(os.getpid()) in own.worker else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    parents.metadata.check()
+    assert app.hub is parents
+    app.close_hub()
+
+
+def test_every_task_of_the_wire_contract_is_registered(app: HubCelery) -> None:
+    """A task that no module of TASK_MODULES defines would be refused by every worker as unknown."""
+    app.loader.import_default_modules()
+    contract = {value for name, value in vars(names).items() if name.isupper() and str(value).count(".") == 2}
+    assert len(contract) == 15
+    assert contract - set(app.tasks) == set()
+
+
+def test_a_follow_up_goes_to_the_queue_of_its_task(app: HubCelery) -> None:
+    with app.connection_for_write() as connection:
+        for queue in app.conf.task_queues:
+            queue.bind(connection.default_channel).declare()
+        app.hub.send(names.ROUNDS_AGGREGATE, {"model_id": 1}, None)
+        app.hub.send("others.told", {"model_id": 1}, "others")
+        for queue, task in ((names.AGGREGATE_QUEUE, names.ROUNDS_AGGREGATE), ("others", "others.told")):
+            message = connection.SimpleQueue(queue).get(timeout=5)
+            assert message.headers["task"] == task
+            assert message.headers["ignore_result"]
+            assert message.payload[0] == [{"model_id": 1}]
+    app.close_hub()
+
+
+def test_a_command_starts_without_what_only_others_need() -> None:
+    """`python -m worker --help` waits for no database driver and no numerics."""
+    heavy = ("celery", "sqlalchemy", "numpy", "rich.table")
+    code = f"import sys, worker.cli.main; print([name for name in {heavy} if name in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
