@@ -1,0 +1,60 @@
+"""Follow-ups: written down with their cause, sent until the broker has them, nothing unless configured."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks.domain.notifications import send_waiting
+from tests.unit.domain.conftest import Bench
+
+
+@pytest.fixture
+def told(tmp_path: Path) -> Bench:
+    """A hub that tells another service."""
+    return Bench(tmp_path, notify_task="theirs.fact", notify_queue="theirs")
+
+
+def test_nobody_is_told_unless_somebody_is_configured(bench: Any) -> None:
+    model, (one, _) = bench.model()
+    bench.submit(model, one, ["x"])
+    assert bench.metadata.pull_outbox_messages() == []
+    assert send_waiting(bench.hub) == 0
+
+
+def test_a_round_tells_that_its_aggregate_was_posted_and_the_run_is_over(told: Bench) -> None:
+    model, (one, two) = told.model(max_rounds=1)
+    told.submit(model, two, ["x"])
+    told.submit(model, one, [1.0])
+    aggregate = told.post(model)
+    assert send_waiting(told.hub) == 3
+    quarantined, posted, finished = told.sent[-3:]
+    assert [task for task, _, _ in told.sent[-3:]] == ["theirs.fact"] * 3
+    assert quarantined[1]["event"] == "update.quarantined"
+    assert quarantined[1]["details"]["reason_code"] == "SCHEMA"
+    assert posted[1]["event"] == "aggregate.posted"
+    assert posted[1]["details"]["digest"] == aggregate.data.digest
+    assert (finished[1]["event"], finished[1]["details"]) == ("model.finished", {"status": "RESULTS_UPLOADED"})
+    assert {queue for _, _, queue in told.sent[-3:]} == {"theirs"}
+    assert send_waiting(told.hub) == 0, "what the broker has is not sent again"
+
+
+def test_what_the_broker_does_not_take_waits_and_what_it_took_is_not_sent_again(told: Bench) -> None:
+    model, (one, two) = told.model()
+    for client in (one, two, one):
+        told.submit(model, client, ["x"])
+    taken: list[str] = []
+
+    def breaks_after_one(_task: str, message: Any, _queue: str | None) -> None:
+        if taken:
+            raise ConnectionError("the broker is gone")
+        taken.append(message["key"])
+
+    with pytest.raises(ConnectionError):
+        send_waiting(replace(told.hub, send=breaks_after_one))
+    assert len(told.metadata.pull_outbox_messages()) == 2
+    assert send_waiting(told.hub) == 2
+    assert taken[0] not in [message["key"] for _, message, _ in told.sent]

@@ -1,0 +1,105 @@
+"""What every task does around its work: parse, answer, keep refusals, come back while the database is away."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from celery import Celery
+from celery.exceptions import Retry
+
+from connectors.errors import DatabaseUnavailable
+from tasks import models, rounds, updates
+from tests.unit.domain.conftest import Bench
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    """A hub behind a Celery application that runs tasks where they are called."""
+    made = Bench(tmp_path)
+    app = Celery("test", set_as_current=True)
+    app.conf.task_always_eager = True
+    app.hub = made.hub
+    app.finalize()
+    yield made
+    app.close()
+
+
+def _call(task: Any, payload: Any) -> dict[str, Any]:
+    answer: dict[str, Any] = task.apply(args=[payload]).get()
+    return answer
+
+
+def test_a_task_answers_with_a_value(bench: Bench) -> None:
+    answer = _call(models.create, {"model_id": str(uuid4()), "name": "digits"})
+    assert answer["rejection"] is None
+    assert answer["value"]["name"] == "digits"
+
+
+@pytest.mark.parametrize(
+    ("payload", "field", "words"),
+    [
+        ({"model_id": "not a uuid"}, "model_id", "valid UUID"),
+        ({}, "model_id", "Field required"),
+        ({"model_id": str(uuid4()), "nmae": "x"}, "nmae", "Extra inputs are not permitted"),
+        ({"model_id": str(uuid4()), "v": 2}, "v", "Input should be 1"),
+        ({"model_id": str(uuid4()), "name": "a\0b"}, "name", "NUL"),
+        ({"model_id": str(uuid4()), "max_norm": float("nan")}, "max_norm", "finite"),
+        ("nonsense", None, "valid dictionary"),
+        (None, None, "valid dictionary"),
+    ],
+)
+def test_a_message_that_is_none_is_refused_and_kept(bench: Bench, payload: Any, field: str | None, words: str) -> None:
+    """Nothing is dropped silently: the message lies in the dead letters, whole, with the field and the rule."""
+    answer = _call(models.create, payload)
+    assert answer["value"] is None
+    assert (answer["rejection"]["kind"], answer["rejection"]["field"]) == ("InvalidMessage", field)
+    assert words in answer["rejection"]["reason"]
+    (letter,) = bench.metadata.pull_dead_letters()
+    assert (letter.task, letter.kind, letter.field) == ("fedqueue.models.create", "InvalidMessage", field)
+
+
+def test_a_refusal_of_the_rules_is_answered_and_kept(bench: Bench) -> None:
+    missing = str(uuid4())
+    answer = _call(models.get, {"model_id": missing})
+    assert answer["rejection"] == {
+        "kind": "UnknownModel",
+        "field": "model_id",
+        "reason": f"there is no model {missing}",
+    }
+    (letter,) = bench.metadata.pull_dead_letters()
+    assert letter.payload == {"model_id": missing}
+
+
+def test_a_task_comes_back_while_the_database_is_away(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(*_: Any) -> Any:
+        raise DatabaseUnavailable("no route")
+
+    monkeypatch.setattr(bench.metadata, "pull_federated_model_w_id", away)
+    monkeypatch.setattr(models.get, "retry", lambda exc, countdown: Retry(exc=exc, when=countdown))
+    with pytest.raises(Retry) as retried:
+        models.get.apply(args=[{"model_id": str(uuid4())}], throw=True)
+    assert 0 < retried.value.when <= 30
+    assert bench.metadata.pull_dead_letters() == []
+
+
+def test_a_submission_sends_for_its_round_and_a_round_for_the_next(bench: Bench) -> None:
+    model, (one, two) = bench.model()
+    for client in (one, two):
+        message = {"submission_id": str(uuid4()), "model_id": str(model.uuid), "client_id": str(client), "data": [1]}
+        assert _call(updates.submit, message)["value"]["status"] == "PENDING"
+    assert bench.sent == [("fedqueue.rounds.aggregate", {"model_id": model.id}, None)] * 2
+    answer = _call(rounds.aggregate, {"model_id": model.id})
+    assert (answer["value"]["outcome"], answer["value"]["aggregate_id"]) == ("posted", 1)
+
+
+def test_a_poll_sends_for_every_model_with_something_to_do(bench: Bench) -> None:
+    bench.model()
+    busy, (one, _) = bench.model()
+    bench.submit(busy, one, [1.0])
+    bench.sent.clear()
+    _call(rounds.poll, {})
+    assert bench.sent == [("fedqueue.rounds.aggregate", {"model_id": busy.id}, None)]
