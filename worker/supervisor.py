@@ -25,6 +25,7 @@ from worker.children import Child
 from worker.endpoint import remove_endpoint, write_endpoint
 from worker.errors import AlreadyRunning, StartFailed
 from worker.plan import beat_child, embedded_settings, worker_children
+from worker.redelivery import give_back_unacknowledged
 from worker.server import forget_socket, server_child, wait_for_server
 
 _TICK: Final = 0.05
@@ -149,7 +150,7 @@ class Supervisor:
         from worker.awaiting import Canaries
 
         remove_endpoint(endpoint_in(self.settings.home))
-        if self.settings.broker_url == broker_url_in(self.settings.home):
+        if self._serves_itself:
             self._start(server := server_child(self.settings.home))
             if not wait_for_server(socket_in(self.settings.home), max(0.0, deadline - time.monotonic())):
                 raise StartFailed("the server", server.ended or "it does not answer", server.log)
@@ -169,6 +170,11 @@ class Supervisor:
         write_endpoint(endpoint_in(self.settings.home), self.settings)
         self._ready.set()
         self._tell("ready")
+
+    @property
+    def _serves_itself(self) -> bool:
+        """Whether the broker is the private server: nobody has configured another."""
+        return self.settings.broker_url == broker_url_in(self.settings.home)
 
     def _migrate(self) -> None:
         from worker.schema import migrate
@@ -215,6 +221,8 @@ class Supervisor:
                 pause = min(_SHORTEST_PAUSE * 2 ** (child.restarts - 1), _LONGEST_PAUSE)
                 self._due[child.name] = now + pause
                 self._tell("died", child, f"{how}; starting it again in {pause:.1f} s")
+                if child.role == "worker" and self._serves_itself:
+                    give_back_unacknowledged(self.settings)
             elif now >= due:
                 del self._due[child.name]
                 self._start(child)

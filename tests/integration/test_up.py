@@ -9,11 +9,17 @@ import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from uuid import uuid4
 
 import psutil
 import pytest
+from celery.utils.nodenames import worker_direct
 
+from config.loading import load_settings
+from fedqueue.messages.names import MODELS_LATEST
 from tests.hubs import RunningHub, hub_running, run_worker_command, running
+from worker.bootstrap import HubCelery
+from worker.health import embedded_worker_names
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +76,28 @@ def test_a_killed_process_is_started_again_and_said(hub: RunningHub) -> None:
         assert hub.events("died", name)[-1]["detail"].startswith("killed by SIGKILL")
         assert running(set(pool)) == [], "a pool must not outlive its worker"
     hub.wait_for("health", lambda: hub.command("health").returncode == 0)
+
+
+def test_what_a_killed_worker_had_begun_is_begun_again_at_once(hub: RunningHub) -> None:
+    """Left to Redis, a submission that died with its worker would wait for the visibility timeout: 20 minutes."""
+    settings = load_settings(env_file=None, home=hub.home)
+    app = HubCelery(settings)
+    name = next(each for each in embedded_worker_names(settings) if each.startswith("worker1@"))
+    worker = hub.pid_of("worker1")
+    pool = psutil.Process(worker).children()
+    for process in pool:
+        process.suspend()
+    # In the worker's own queue, so that no other takes it; as late to be acknowledged as a submission.
+    waiting = [
+        app.send_task(MODELS_LATEST, args=[{"model_id": str(uuid4())}], queue=worker_direct(name), ignore_result=False)
+        for _ in pool
+    ]
+    with app.connection_for_read() as connection:
+        client = connection.default_channel.client
+        hub.wait_for("both taken", lambda: client.hlen("unacked") >= len(pool))
+    os.kill(worker, signal.SIGKILL)
+    answers = [each.get(timeout=20) for each in waiting]
+    assert [answer["rejection"]["kind"] for answer in answers] == ["UnknownModel"] * len(pool)
 
 
 @pytest.mark.slow
