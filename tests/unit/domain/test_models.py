@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 from uuid import uuid4
 
@@ -137,7 +138,7 @@ def test_a_deleted_model_is_unknown_to_all(bench: Any, act: str) -> None:
     model, (one, _) = bench.model()
     with bench.metadata.transaction():
         bench.metadata.change_federated_model(model, {"deleted": True})
-    acts = {
+    acts: dict[str, Callable[[], object]] = {
         "edit": lambda: edit_model(bench.hub, EditModel(model_id=model.uuid, changes=Policy(name="x"))),
         "pause": lambda: set_paused(bench.hub, model.uuid, True),
         "register": lambda: register_client(bench.hub, RegisterClient(model_id=model.uuid)),
