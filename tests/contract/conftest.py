@@ -15,20 +15,43 @@ from connectors.memory import InMemoryMetadataConnector
 from connectors.metadata import BaseMetadataConnector
 from connectors.records import AggregateResult, BlobRef, FederatedModel, ModelUpdate
 from connectors.sql.connector import SqlAlchemyMetadataConnector
+from tests.debian_servers import fresh_mariadb_database, mariadb_server
+from tests.servers import Server
 
 
-@pytest.fixture(params=["memory", "sqlite", "postgresql"])
+@pytest.fixture(scope="session")
+def mariadb() -> Iterator[Server]:
+    """One MariaDB server for all tests of the wider matrix."""
+    with mariadb_server() as server:
+        yield server
+
+
+@pytest.fixture
+def mariadb_url(mariadb: Server) -> Iterator[str]:
+    """The URL of an empty database of this test's own."""
+    with fresh_mariadb_database(mariadb) as url:
+        yield url
+
+
+@pytest.fixture(params=["memory", "sqlite", "postgresql", pytest.param("mariadb", marks=pytest.mark.wide)])
 def connector(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[BaseMetadataConnector]:
     """Every connector in turn, empty and migrated."""
     made: BaseMetadataConnector
     if request.param == "memory":
         made = InMemoryMetadataConnector()
     else:
-        url = f"sqlite:///{tmp_path}/hub.db" if request.param == "sqlite" else request.getfixturevalue("postgres_url")
-        made = SqlAlchemyMetadataConnector(url)
+        made = SqlAlchemyMetadataConnector(database_url(request, tmp_path))
     made.update_database()
     yield made
     made.close()
+
+
+def database_url(request: pytest.FixtureRequest, folder: Path) -> str:
+    """The URL of an empty database of the kind that the test's parameter names."""
+    if request.param == "sqlite":
+        return f"sqlite:///{folder}/hub.db"
+    url: str = request.getfixturevalue(f"{request.param}_url".replace("postgresql", "postgres"))
+    return url
 
 
 class World:

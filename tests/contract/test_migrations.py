@@ -17,13 +17,13 @@ from connectors.errors import DatabaseUnavailable, SchemaOutdated
 from connectors.sql.connector import SqlAlchemyMetadataConnector
 from connectors.sql.migrate import newest_revision
 from connectors.sql.rows import Base
+from tests.contract.conftest import database_url
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[SqlAlchemyMetadataConnector]:
     """An empty database of each kind."""
-    url = f"sqlite:///{tmp_path}/hub.db" if request.param == "sqlite" else request.getfixturevalue("postgres_url")
-    connector = SqlAlchemyMetadataConnector(url)
+    connector = SqlAlchemyMetadataConnector(database_url(request, tmp_path))
     yield connector
     connector.close()
 
