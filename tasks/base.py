@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from connectors.errors import Unavailable
 from fedqueue.messages import Answer, Message, Rejection, View
 from tasks.domain.errors import Refused
+from tasks.domain.notifications import send_waiting
 from tasks.hub import Hub
 from tasks.storable import find_unstorable_text, storable
 
@@ -48,6 +49,26 @@ def hub_task(name: str, message_type: type[M], **options: Any) -> Callable[[Call
         return task
 
     return decorate
+
+
+def hint(hub: Hub, task: str, message: Mapping[str, Any]) -> None:
+    """Send for a task that the next sweep would find by itself: a broker that is away just now is no failure."""
+    with _broker_may_be_away(task):
+        hub.send(task, message, None)
+
+
+def tell_others(hub: Hub) -> None:
+    """Send the follow-ups that were just committed; what the broker does not take waits for the sweep."""
+    with _broker_may_be_away("follow-ups"):
+        send_waiting(hub)
+
+
+@contextmanager
+def _broker_may_be_away(what: str) -> Iterator[None]:
+    try:
+        yield
+    except OperationalError as error:
+        _log.warning("hint.lost", what=what, reason=str(error))
 
 
 def _answer(hub: Hub, name: str, message_type: type[M], payload: Any, work: Callable[[Hub, M], View | None]) -> Answer:

@@ -15,9 +15,8 @@ from fedqueue.messages import (
     RegisterClient,
     names,
 )
-from tasks.base import hub_task
+from tasks.base import hint, hub_task, tell_others
 from tasks.domain import models
-from tasks.domain.notifications import send_waiting
 from tasks.domain.views import view_artifact, view_latest, view_model
 from tasks.hub import Hub
 
@@ -32,7 +31,7 @@ def create(hub: Hub, message: CreateModel) -> ModelView:
 def edit(hub: Hub, message: EditModel) -> ModelView:
     """The model with the named fields changed; a round that is due by the new policy is looked for at once."""
     model = models.edit_model(hub, message)
-    hub.send(names.ROUNDS_AGGREGATE, {"model_id": model.id}, None)
+    hint(hub, names.ROUNDS_AGGREGATE, {"model_id": model.id})
     return view_model(hub, model)
 
 
@@ -46,7 +45,7 @@ def pause(hub: Hub, message: ModelRef) -> ModelView:
 def resume(hub: Hub, message: ModelRef) -> ModelView:
     """The model, claiming rounds again; one that is due is looked for at once."""
     model = models.set_paused(hub, message.model_id, False, message.user_id)
-    hub.send(names.ROUNDS_AGGREGATE, {"model_id": model.id}, None)
+    hint(hub, names.ROUNDS_AGGREGATE, {"model_id": model.id})
     return view_model(hub, model)
 
 
@@ -61,7 +60,7 @@ def register_client(hub: Hub, message: RegisterClient) -> ClientView:
 def publish(hub: Hub, message: PublishModel) -> ArtifactView:
     """An aggregate as a version of the model."""
     artifact = models.publish_model(hub, message)
-    send_waiting(hub)
+    tell_others(hub)
     return view_artifact(message.model_id, artifact)
 
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import structlog
 
 from fedqueue.messages import AggregateRound, PollRounds, RoundView, names
-from tasks.base import hub_task
+from tasks.base import hint, hub_task, tell_others
 from tasks.domain.models import find_model
-from tasks.domain.notifications import send_waiting
 from tasks.domain.rounds import run_round
 from tasks.hub import Hub
 
@@ -25,9 +24,9 @@ def aggregate(hub: Hub, message: AggregateRound) -> RoundView:
     tell = _log.debug if outcome.outcome in _QUIET else _log.info
     tell("round." + outcome.outcome, model_id=str(model.uuid), number=number, reason=outcome.reason or None)
     if outcome.look_again:
-        hub.send(names.ROUNDS_AGGREGATE, {"model_id": model.id}, None)
+        hint(hub, names.ROUNDS_AGGREGATE, {"model_id": model.id})
     if outcome.outcome not in _QUIET:
-        send_waiting(hub)
+        tell_others(hub)
     aggregate_id = None if outcome.aggregate is None else outcome.aggregate.id
     return RoundView(aggregate_id=aggregate_id, outcome=outcome.outcome, reason=outcome.reason)
 
@@ -37,5 +36,5 @@ def poll(hub: Hub, message: PollRounds) -> RoundView:  # noqa: ARG001  # it carr
     """A hint for every model that has something to do: updates waiting, or left behind by a dead worker."""
     found = hub.metadata.pull_models_to_aggregate()
     for model_id in found:
-        hub.send(names.ROUNDS_AGGREGATE, {"model_id": model_id}, None)
+        hint(hub, names.ROUNDS_AGGREGATE, {"model_id": model_id})
     return RoundView(outcome="polled", reason=f"{len(found)} models have something to do")

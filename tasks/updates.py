@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from connectors.records import UpdateStatus
 from fedqueue.messages import SubmitModelUpdate, UpdateView, names
-from tasks.base import hub_task
-from tasks.domain.notifications import send_waiting
+from tasks.base import hint, hub_task, tell_others
 from tasks.domain.submission import submit_update
 from tasks.domain.views import view_update
 from tasks.hub import Hub
@@ -16,7 +15,7 @@ def submit(hub: Hub, message: SubmitModelUpdate) -> UpdateView:
     """The update, written down as PENDING or INVALID; its model's round is looked at next."""
     submission = submit_update(hub, message)
     if submission.update.status in (UpdateStatus.PENDING, UpdateStatus.FAILED):
-        hub.send(names.ROUNDS_AGGREGATE, {"model_id": submission.update.model_id}, None)
+        hint(hub, names.ROUNDS_AGGREGATE, {"model_id": submission.update.model_id})
     else:
-        send_waiting(hub)
+        tell_others(hub)
     return view_update(submission)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -10,6 +11,7 @@ from uuid import uuid4
 import pytest
 from celery import Celery
 from celery.exceptions import Retry
+from kombu.exceptions import OperationalError
 
 from connectors.errors import DatabaseUnavailable
 from tasks import models, rounds, updates
@@ -103,3 +105,17 @@ def test_a_poll_sends_for_every_model_with_something_to_do(bench: Bench) -> None
     bench.sent.clear()
     _call(rounds.poll, {})
     assert bench.sent == [("fedqueue.rounds.aggregate", {"model_id": busy.id}, None)]
+
+
+def test_a_hint_that_the_broker_does_not_take_is_no_failure(bench: Bench, tmp_path: Path) -> None:
+    """The update is committed: the sender must hear so, and the sweep finds the round."""
+    model, (one, _) = bench.model()
+
+    def away(*_: Any) -> None:
+        raise OperationalError("the broker is gone")
+
+    app = updates.submit.app
+    app.hub = replace(bench.hub, send=away)
+    message = {"submission_id": str(uuid4()), "model_id": str(model.uuid), "client_id": str(one), "data": [1]}
+    assert _call(updates.submit, message)["value"]["status"] == "PENDING"
+    assert bench.metadata.pull_models_to_aggregate() == [model.id]
