@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import structlog
 from celery import Task, shared_task
+from kombu.exceptions import OperationalError
 from pydantic import ValidationError
 
 from connectors.errors import Unavailable
