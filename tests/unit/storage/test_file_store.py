@@ -1,4 +1,7 @@
-"""The folder store: what it takes in, what it refuses, what it clears away."""
+"""The folder store: what it takes in, what it refuses, what it clears away.
+
+Its length is the list of hostile files: every one meets the same store, made by the same few lines.
+"""
 
 from __future__ import annotations
 
