@@ -186,7 +186,13 @@ class InMemoryMetadataConnector(BaseMetadataConnector):
             raise AlreadyExists("submission", update.submission_id)
         base = tables.aggregates.get(update.base_aggregate_id or 0)
         base_number = None if base is None else base.number
-        made = replace(update, id=_next(tables.updates), base_number=base_number, created_at=_now())
+        made = replace(
+            update,
+            id=_next(tables.updates),
+            base_number=base_number,
+            not_before=update.not_before or self._clock(),
+            created_at=_now(),
+        )
         return _insert(tables.updates, made)
 
     def pull_model_update_w_submission_id(self, submission_id: UUID) -> ModelUpdate | None:

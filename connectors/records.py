@@ -172,7 +172,8 @@ class ModelUpdate:
     applied_aggregate_id: int | None = None
     claim: int | None = None  # the fence it is RUNNING under
     attempts: int = 0  # claims begun with it, so that a crash counts
-    not_before: int = 0  # milliseconds; a FAILED update rests until then
+    # Milliseconds by the database's clock: ready since then (0 when added: from now on); a FAILED one rests until then.
+    not_before: int = 0
     suspect_group: int | None = None  # set while a batch that kept crashing is halved to find its culprit
     metrics: Mapping[str, float] = field(default_factory=dict)
     created_at: datetime | None = None

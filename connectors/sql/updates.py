@@ -46,7 +46,8 @@ class Updates(Database):
             reason_code=update.reason_code,
             reason=update.reason,
             base_aggregate_id=update.base_aggregate_id,
-            not_before=update.not_before,
+            # From now on it is ready: what a deadline is counted from.
+            not_before=update.not_before or now_ms(),
         )
         if self._added("add_model_update", row) is None:
             raise AlreadyExists("submission", update.submission_id)

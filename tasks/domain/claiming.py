@@ -92,7 +92,9 @@ def _choose(hub: Hub, model: FederatedModel, claim: Claim, parent: ModelAggregat
     counted = ready if model.allow_repeats else _newest_of_each_client(ready)
     name, arguments = hub.metadata.pull_model_requirements(model)
     registered = frozenset(client.id for client in hub.metadata.pull_model_clients(model))
-    verdict = judge(name, arguments, Facts(counted, registered))
+    # The claim has just been given its lease: that tells the database's time, by which updates became ready.
+    now = claim.lease_until - lease_ms(hub)
+    verdict = judge(name, arguments, Facts(counted, registered, now))
     if not verdict.is_met:
         return NotBegun("waiting", f"{name or 'any update'}: {verdict}")
     return Begun(claim, model, parent, tuple(counted), is_probe=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
@@ -114,6 +115,12 @@ def test_a_submission_id_is_taken_once(connector: BaseMetadataConnector, world: 
     assert found == update
     assert found.metrics == {"loss": 0.5}
     assert connector.pull_model_update_w_submission_id(uuid4()) is None
+
+
+def test_an_update_is_ready_from_when_it_was_added(connector: BaseMetadataConnector, world: Any) -> None:
+    """By the database's clock, in milliseconds: a deadline is counted from here."""
+    update = world.update(world.model())
+    assert update.not_before == pytest.approx(time.time() * 1000, abs=5_000)
 
 
 def test_an_invalid_update_may_lack_client_and_data(connector: BaseMetadataConnector, world: Any) -> None:

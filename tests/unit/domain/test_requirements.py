@@ -12,7 +12,7 @@ from tasks.domain.errors import InvalidPolicy
 from tasks.domain.requirements import Facts, check_requirement, judge
 
 
-def _facts(clients: list[int], registered: set[int]) -> Facts:
+def _facts(clients: list[int], registered: set[int], now: int = 0, ready: int = 0) -> Facts:
     updates = [
         ModelUpdate(
             id=i,
@@ -22,11 +22,12 @@ def _facts(clients: list[int], registered: set[int]) -> Facts:
             submission_id=uuid4(),
             payload_digest="",
             data=None,
-            num_examples=1,
+            num_examples=10,
+            not_before=ready + i,
         )
         for i, client in enumerate(clients)
     ]
-    return Facts(updates, frozenset(registered))
+    return Facts(updates, frozenset(registered), now)
 
 
 @pytest.mark.parametrize(
@@ -41,6 +42,11 @@ def _facts(clients: list[int], registered: set[int]) -> Facts:
         ("require_x_clients", [2], [1, 1], False, "1 of 2 clients"),
         ("require_x_clients", [2], [1, 2, 2], True, "2 of 2 clients"),
         ("require_x_clients", [2], [1, 9], False, "1 of 2 clients"),
+        ("require_fraction", [0.5], [1], False, "1 of 2 clients"),
+        ("require_fraction", {"fraction": 0.5}, [1, 2], True, "2 of 2 clients"),
+        ("require_fraction", [0.01], [1], True, "1 of 1 clients"),
+        ("min_examples", [30], [1, 2, 3], True, "30 of 30 examples"),
+        ("min_examples", [30.5], [1, 2, 3], False, "30 of 30.5 examples"),
     ],
 )
 def test_a_verdict(name: str | None, arguments: Any, clients: list[int], is_met: bool, words: str) -> None:
@@ -57,7 +63,13 @@ def test_all_of_no_clients_is_not_met() -> None:
     ("name", "arguments", "field", "words"),
     [
         ("al_clients", None, "requirement", "did you mean 'all_clients'"),
-        ("deadlines", None, "requirement", "known are all_clients, require_x_clients, require_x_updates"),
+        ("nonsense", None, "requirement", "known are all_clients, all_of, any_of, deadline"),
+        ("require_fraction", [1.5], "requirement_args.fraction", "less than or equal to 1"),
+        ("min_examples", [float("nan")], "requirement_args.n", "finite"),
+        ("deadline", [0], "requirement_args.seconds", "greater than 0"),
+        ("any_of", [[]], "requirement_args.of", "at least 1 item"),
+        ("any_of", {"of": [{"requirement": "al_clients"}]}, "requirement_args.of.0", "did you mean 'all_clients'"),
+        ("not", {"of": {"requirement": "require_x_updates"}}, "requirement_args.of", "x: Field required"),
         ("require_x_updates", None, "requirement_args.x", "x: Field required"),
         ("require_x_updates", [0], "requirement_args.x", "greater than or equal to 1"),
         ("require_x_updates", ["3"], "requirement_args.x", "valid integer"),
@@ -81,3 +93,54 @@ def test_positional_arguments_get_their_names() -> None:
     assert check_requirement("require_x_updates", [3]) == ("require_x_updates", {"x": 3})
     assert check_requirement("all_clients", []) == ("all_clients", None)
     assert check_requirement("", None) == (None, None)
+
+
+def test_seven_tenths_of_ten_clients_are_seven() -> None:
+    """0.7 * 10 is 7.000000000000001 in binary: rounding up from there would ask for an eighth."""
+    registered = set(range(10))
+    assert judge("require_fraction", [0.7], _facts(list(range(7)), registered)).is_met
+    assert not judge("require_fraction", [0.7], _facts(list(range(6)), registered)).is_met
+
+
+@pytest.mark.parametrize(
+    ("now", "clients", "is_met", "words"),
+    [
+        (1_000, [1, 2], False, "2 of 2 updates, 0.0 of 60 s since the first"),
+        (60_999, [1, 2], False, "2 of 2 updates, 60.0 of 60 s since the first"),
+        (61_000, [1, 2], True, "2 of 2 updates, 60.0 of 60 s since the first"),
+        (90_000, [1], False, "1 of 2 updates, 60.0 of 60 s since the first"),
+        (90_000, [], False, "0 of 2 updates, 60 s after the first"),
+    ],
+)
+def test_a_deadline_runs_from_the_first_ready_update(now: int, clients: list[int], is_met: bool, words: str) -> None:
+    verdict = judge("deadline", [60, 2], _facts(clients, {1, 2}, now, ready=1_000))
+    assert (verdict.is_met, str(verdict)) == (is_met, words)
+
+
+def test_requirements_compose() -> None:
+    """Everybody, or three after a minute; but never exactly two."""
+    everybody_or_late = {
+        "of": [{"requirement": "all_clients"}, {"requirement": "deadline", "args": [60, 2]}],
+    }
+    both = {
+        "of": [
+            {"requirement": "any_of", "args": everybody_or_late},
+            {"requirement": "not", "args": {"of": {"requirement": "min_examples", "args": [30]}}},
+        ]
+    }
+    late = _facts([1, 2], {1, 2, 3}, now=61_000, ready=1_000)
+    assert judge("any_of", everybody_or_late, late).is_met
+    assert judge("all_of", both, late).is_met
+    assert not judge("all_of", both, _facts([1, 2, 3], {1, 2, 3})).is_met
+    words = str(judge("any_of", everybody_or_late, _facts([1], {1, 2})))
+    assert words == "all_clients (1 of 2 clients) or deadline (1 of 2 updates, 0.0 of 60 s since the first)"
+
+
+def test_a_composed_requirement_is_kept_with_its_arguments_by_name() -> None:
+    name, arguments = check_requirement("any_of", [[{"requirement": "require_x_updates", "args": [3]}]])
+    assert (name, arguments) == ("any_of", {"of": [{"requirement": "require_x_updates", "args": {"x": 3}}]})
+    assert check_requirement(name, arguments) == (name, arguments)
+
+
+def test_not_of_nothing_is_not_a_round() -> None:
+    assert not judge("not", {"of": {"requirement": "all_clients"}}, _facts([], {1})).is_met

@@ -83,6 +83,17 @@ def test_a_requirement_counts_clients_not_rows(bench: Any) -> None:
     assert bench.values(model) == {"values": [4.0]}
 
 
+def test_a_deadline_is_honoured_by_a_later_look(bench: Any) -> None:
+    """No countdown is sent: the sweep looks again, and the database's clock decides."""
+    model, (one, _) = bench.model(requirement="deadline", requirement_args={"seconds": 60, "min_updates": 1})
+    bench.submit(model, one, [1.0])
+    bench.milliseconds += 59_000
+    assert run_round(bench.hub, model.id).reason == "deadline: 1 of 1 updates, 59.0 of 60 s since the first"
+    assert bench.metadata.pull_models_to_aggregate() == [model.id]
+    bench.milliseconds += 1_000
+    assert run_round(bench.hub, model.id).outcome == "posted"
+
+
 def test_of_one_clients_updates_the_newest_counts(bench: Any) -> None:
     model, (one, _) = bench.model()
     older, newer = bench.submit(model, one, [1.0]), bench.submit(model, one, [3.0])

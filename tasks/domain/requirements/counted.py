@@ -1,0 +1,79 @@
+"""Requirements that count: updates, clients, examples, seconds (DESIGN 7)."""
+
+from __future__ import annotations
+
+from math import ceil, fsum
+
+from pydantic import Field
+
+from tasks.domain.requirements.registry import Facts, NoArguments, Requirement, Verdict, register
+
+
+class AtLeast(NoArguments):
+    """At least `x` of them."""
+
+    x: int = Field(ge=1, strict=True)
+
+
+class Fraction(NoArguments):
+    """A share of the registered clients."""
+
+    fraction: float = Field(gt=0, le=1)
+
+
+class Examples(NoArguments):
+    """At least `n` examples."""
+
+    n: float = Field(gt=0)
+
+
+class Deadline(NoArguments):
+    """So long after the first ready update, if so many are there."""
+
+    seconds: float = Field(gt=0)
+    min_updates: int = Field(default=1, ge=1, strict=True)
+
+
+def _at_least(have: int, needed: int, unit: str) -> Verdict:
+    return Verdict(have >= needed, f"{have} of {needed} {unit}")
+
+
+def _all_clients(_arguments: NoArguments, facts: Facts) -> Verdict:
+    # Nobody registered is not everybody: an empty round must not be aggregated.
+    return _at_least(len(facts.clients), max(1, len(facts.registered_clients)), "clients")
+
+
+def _require_x_updates(arguments: AtLeast, facts: Facts) -> Verdict:
+    return _at_least(len(facts.updates), arguments.x, "updates")
+
+
+def _require_x_clients(arguments: AtLeast, facts: Facts) -> Verdict:
+    return _at_least(len(facts.clients), arguments.x, "clients")
+
+
+def _require_fraction(arguments: Fraction, facts: Facts) -> Verdict:
+    # Rounded first: 0.7 of 10 is 7, though 0.7 * 10 is a little more in binary.
+    needed = ceil(round(arguments.fraction * len(facts.registered_clients), 9))
+    return _at_least(len(facts.clients), max(1, needed), "clients")
+
+
+def _min_examples(arguments: Examples, facts: Facts) -> Verdict:
+    have = fsum(update.num_examples for update in facts.updates)
+    return Verdict(have >= arguments.n, f"{have:g} of {arguments.n:g} examples")
+
+
+def _deadline(arguments: Deadline, facts: Facts) -> Verdict:
+    enough = _at_least(len(facts.updates), arguments.min_updates, "updates")
+    if not facts.updates:
+        return Verdict(False, f"{enough}, {arguments.seconds:g} s after the first")
+    waited = (facts.now - min(update.not_before for update in facts.updates)) / 1000
+    words = f"{enough}, {min(waited, arguments.seconds):.1f} of {arguments.seconds:g} s since the first"
+    return Verdict(enough.is_met and waited >= arguments.seconds, words)
+
+
+register(Requirement("all_clients", NoArguments, _all_clients))
+register(Requirement("require_x_updates", AtLeast, _require_x_updates))
+register(Requirement("require_x_clients", AtLeast, _require_x_clients))
+register(Requirement("require_fraction", Fraction, _require_fraction))
+register(Requirement("min_examples", Examples, _min_examples))
+register(Requirement("deadline", Deadline, _deadline))
