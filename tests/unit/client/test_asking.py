@@ -8,9 +8,10 @@ from uuid import UUID
 
 import pytest
 
+from fedqueue.answers import Reply
 from fedqueue.asking import Asking, Rests
 from fedqueue.errors import HubFailed, HubUnavailable, NoAnswer
-from fedqueue.transport import BrokerAway, Reply
+from fedqueue.transport import BrokerAway
 
 SUBMISSION = {"submission_id": UUID(int=7)}
 SILENCE = None

@@ -21,10 +21,10 @@ from fedqueue import (
     RoundNotPosted,
     UpdateRejected,
 )
+from fedqueue.answers import Reply
 from fedqueue.arguments import PolicyFields
 from fedqueue.messages import CreateModel, EditModel, Policy, RegisterClient, SubmitModelUpdate
 from fedqueue.messages import names as wire
-from fedqueue.transport import Reply
 
 MODEL = UUID(int=1)
 CLIENT = UUID(int=2)

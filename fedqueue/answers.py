@@ -1,0 +1,119 @@
+"""Where answers lie, and how they are fetched: under a key of a result backend, or in a reply queue on the broker.
+
+Both are looked at, at growing intervals, rather than listened to: nothing is lost with a connection, every look is
+bounded in time, and no thread waits on another's. (Celery's own listeners retry for ever when the broker is away.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+from celery import Celery
+from celery.app import backends
+from celery.backends.base import BaseKeyValueStoreBackend
+from kombu.entity import Queue
+from kombu.messaging import Producer
+
+from fedqueue.endpoint import Endpoint
+from fedqueue.errors import EndpointUnknown
+
+_REPLY_QUEUE_SECONDS: Final = 600
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a task ended in: `value` as it returned it, or the name and text of what broke it."""
+
+    value: Any = None
+    failure: str | None = None
+    failure_text: str = ""
+
+
+class Answers(Protocol):
+    """One place of answers."""
+
+    errors: tuple[type[BaseException], ...]
+
+    def expect(self, task_id: str, producer: Producer) -> str | None:
+        """Get ready for that task's answer, before it is sent; the name of its reply queue, if it needs one."""
+
+    def look(self, task_id: str) -> Reply | None:
+        """The answer, if it is there."""
+
+
+def find_answers(endpoint: Endpoint, app: Celery, connections: Any) -> Answers:
+    """The place that the endpoint's `result_url` names. Raises: EndpointUnknown."""
+    if endpoint.result_url.startswith("rpc"):
+        return QueuedAnswers(connections)
+    kind, url = backends.by_url(endpoint.result_url, app.loader)
+    if not issubclass(kind, BaseKeyValueStoreBackend):
+        scheme = endpoint.result_url.partition("://")[0]
+        raise EndpointUnknown(f"answers can't be fetched over {scheme}://: result_url must be redis:// or rpc://")
+    return KeyedAnswers(kind(app=app, url=url))
+
+
+class KeyedAnswers:
+    """Answers under a key of their task's, in Redis."""
+
+    def __init__(self, backend: BaseKeyValueStoreBackend) -> None:
+        self._backend = backend
+        self.errors = (
+            *getattr(backend, "connection_errors", ()),
+            *getattr(backend, "channel_errors", ()),
+        )
+
+    def expect(self, task_id: str, producer: Producer) -> str | None:  # noqa: ARG002  # a key needs no preparation
+        """Nothing is needed."""
+        return None
+
+    def look(self, task_id: str) -> Reply | None:
+        """The answer, if it is there."""
+        stored = self._backend.get(self._backend.get_key_for_task(task_id))
+        return _reply_of(self._backend.decode(stored)) if stored else None
+
+
+class QueuedAnswers:
+    """Answers as messages on the broker (rpc://), each in a queue of its own that the broker forgets after a while."""
+
+    def __init__(self, connections: Any) -> None:
+        self._connections = connections
+        self.errors: tuple[type[BaseException], ...] = ()
+
+    def expect(self, task_id: str, producer: Producer) -> str | None:
+        """The reply queue's name, once the broker has it."""
+        queue = _reply_queue(task_id)
+        queue(producer.channel).declare()  # type: ignore[no-untyped-call]
+        return str(queue.name)
+
+    def look(self, task_id: str) -> Reply | None:
+        """The answer, if it is there; its queue is gone then."""
+        with self._connections.acquire(block=True, timeout=5) as connection:
+            queue = _reply_queue(task_id)(connection.default_channel)
+            message = queue.get(no_ack=True, accept=["json"])  # type: ignore[no-untyped-call]
+            if message is None:
+                return None
+            reply = _reply_of(message.decode())
+            queue.delete()  # type: ignore[no-untyped-call]
+            return reply
+
+
+def _reply_queue(task_id: str) -> Queue:
+    return Queue(  # type: ignore[no-untyped-call]
+        f"fedqueue.reply.{task_id}", durable=False, expires=_REPLY_QUEUE_SECONDS
+    )
+
+
+def _reply_of(meta: Mapping[str, Any]) -> Reply | None:
+    if meta["status"] == "SUCCESS":
+        return Reply(value=meta["result"])
+    if meta["status"] in ("FAILURE", "REVOKED"):
+        # Read as plain text: rebuilding the exception would look its class up by the name on the wire.
+        broken = meta["result"] if isinstance(meta["result"], dict) else {}
+        text = broken.get("exc_message", "")
+        return Reply(
+            failure=str(broken.get("exc_type", meta["status"])),
+            failure_text=" ".join(map(str, text)) if isinstance(text, list) else str(text),
+        )
+    return None
