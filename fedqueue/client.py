@@ -94,7 +94,7 @@ class Client:
         store_url: str | None = None,
         *,
         timeout: float = 30.0,
-        resend_after: float = 5.0,
+        resend_after: float = 3.0,
         transport: Transport | None = None,
     ) -> None:
         """Connects to nothing yet. Raises: EndpointUnknown, InvalidArgument."""

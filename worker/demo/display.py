@@ -90,7 +90,10 @@ def show_outcome(console: Console, outcome: Outcome) -> None:
 
 def kills_line(outcome: Outcome) -> str:
     """The line before the last, under chaos."""
-    return f"chaos: {outcome.kills} kills by SIGKILL ({outcome.kills_described})"
+    return (
+        f"chaos: {outcome.kills} kills by SIGKILL ({outcome.kills_described}), "
+        f"{outcome.verdict.rounds_cut_short} rounds cut short and done again"
+    )
 
 
 def as_json(outcome: Outcome) -> dict[str, Any]:
@@ -118,6 +121,7 @@ def as_json(outcome: Outcome) -> dict[str, Any]:
         "counted_twice": sorted(map(str, outcome.verdict.counted_twice)),
         "set_aside": outcome.verdict.set_aside,
         "kills": outcome.kills,
+        "rounds_cut_short": outcome.verdict.rounds_cut_short,
         "seconds": round(outcome.seconds, 3),
         "line": outcome.line,
     }

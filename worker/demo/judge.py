@@ -52,7 +52,9 @@ class Verdict:
     lost: set[UUID] = field(default_factory=set)
     counted_twice: set[UUID] = field(default_factory=set)
     set_aside: int = 0  # INVALID with a reason: not counted, and the participant could know
+    rounds_cut_short: int = 0  # claims that did not end in a post: their worker died, or gave them back
     problems: list[str] = field(default_factory=list)
+    listed: set[UUID] = field(default_factory=set, repr=False)  # submissions that some manifest lists
 
 
 def read_journals(journals: Iterable[Path]) -> list[Accepted]:
@@ -66,7 +68,7 @@ def judge(database: Path, model_id: UUID, accepted: Sequence[Accepted]) -> Verdi
     """What became of the accepted submissions, by the hub's database and store. Nothing may run on them any more."""
     with closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as connection:
         connection.row_factory = sqlite3.Row
-        by_uuid = "SELECT id, initial_artifact_id FROM federated_model WHERE uuid IN (?, ?)"
+        by_uuid = "SELECT id FROM federated_model WHERE uuid IN (?, ?)"
         model = connection.execute(by_uuid, (model_id.hex, str(model_id))).fetchone()
         if model is None:
             raise ValueError(f"{database} knows no model {model_id}")
@@ -76,7 +78,10 @@ def judge(database: Path, model_id: UUID, accepted: Sequence[Accepted]) -> Verdi
         aggregates = connection.execute(
             "SELECT * FROM model_aggregate WHERE model_id = ? ORDER BY number", (model["id"],)
         ).fetchall()
-    verdict = Verdict(submitted=len(accepted))
+        (cut_short,) = connection.execute(
+            "SELECT COUNT(*) FROM round WHERE model_id = ? AND state <> 'POSTED'", (model["id"],)
+        ).fetchone()
+    verdict = Verdict(submitted=len(accepted), rounds_cut_short=cut_short)
     _check_submissions(verdict, accepted, updates, aggregates)
     _check_chain(verdict, aggregates)
     for aggregate in aggregates:
@@ -141,6 +146,12 @@ def _check_aggregate(verdict: Verdict, aggregate: sqlite3.Row, used: Sequence[sq
         verdict.problems.append(
             f"aggregate {number} says that it holds {said:g} examples; its updates have {examples:g}"
         )
+    listed = [UUID(entry["submission_id"]) for entry in json.loads(aggregate["manifest"])["inputs"]]
+    if listed != [UUID(row["submission_id"]) for row in used]:
+        verdict.problems.append(f"aggregate {number}'s manifest lists other updates than name it")
+    verdict.counted_twice.update(id_ for id_, times in Counter(listed).items() if times > 1)
+    verdict.counted_twice.update(verdict.listed.intersection(listed))
+    verdict.listed.update(listed)
     inputs = [(_read(row), row["num_examples"]) for row in used]
     seen: set[str] = set()
     for row in used:

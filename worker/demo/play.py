@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sqlite3
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Final
 from uuid import UUID, uuid5
@@ -31,7 +33,7 @@ _IDS: Final = UUID("6f1c3a52-0b7e-5d0c-9c5e-2b8f8a1f7d11")
 _LOOK_EVERY: Final = 0.2
 _LONGEST_SECONDS: Final = 900.0
 # Under chaos a round lasts about a second, so that kills meet rounds at every moment of theirs.
-_CHAOS_PAUSE: Final = 1.0
+_CHAOS_PAUSE: Final = 0.7
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,11 @@ def play(options: Options, watch: Callable[[Progress], None]) -> Outcome:
     initial = new_parameters(training.features.shape[1], 10, options.seed)
     model_id = uuid5(_IDS, f"model {options.seed}")
     hub = Supervisor(_settings(options.home))
-    chaos = Chaos(lambda: [process.pid for process in hub.processes if process.role == "worker"], options.seed)
+    chaos = Chaos(
+        lambda: [process.pid for process in hub.processes if process.role == "worker"],
+        partial(_round_under_way, options.home / "fedqueue.db"),
+        options.seed,
+    )
     progress.stage = "starting a hub"
     watch(progress)
     with _started(hub), Client(hub.settings.broker_url, hub.settings.result_url, hub.settings.store_url) as client:
@@ -229,6 +235,16 @@ def _running_chaos(chaos: Chaos) -> Iterator[None]:
         yield
     finally:
         chaos.stop()
+
+
+def _round_under_way(database: Path) -> tuple[int, int] | None:
+    """(number of the aggregate about to be posted, process that is about to), by the database itself."""
+    with closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True, timeout=0.1)) as connection:
+        try:
+            row = connection.execute("SELECT number, worker FROM round WHERE state = 'CLAIMED' LIMIT 1").fetchone()
+        except sqlite3.OperationalError:  # busy: then it is not known
+            return None
+    return None if row is None else (row[0], int(row[1].partition("@")[0]))
 
 
 def _watch_to_the_end(
