@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import Any
 
 from celery import Celery
+from celery.exceptions import TaskRevokedError
 from celery.exceptions import TimeoutError as NoAnswer
 from celery.result import AsyncResult
 from celery.utils.nodenames import worker_direct
@@ -89,7 +90,8 @@ def _report(app: Celery, worker: str, canary: AsyncResult, started: float, secon
     left = max(0.01, started + seconds - time.monotonic())
     try:
         answer = canary.get(timeout=left, disable_sync_subtasks=False)
-    except NoAnswer:
+    except (NoAnswer, TaskRevokedError):
+        # Revoked: the worker came to the question when nobody waited any more, as one does that has just started.
         canary.forget()
         return _silent_or_busy(app, worker, seconds)
     took = time.monotonic() - started
