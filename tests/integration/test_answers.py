@@ -3,6 +3,8 @@
 A worker as production runs it, SQLite, a real broker, and `fedqueue.Client`; where the client would catch a mistake
 before sending it, the bare message is sent, as a service in another language might. A misspelt setting is answered
 before a worker starts: tests/integration/test_worker_process.py.
+
+Its length is the list of mistakes: every one meets the same worker, and shows the round going on after it.
 """
 
 from __future__ import annotations
