@@ -257,6 +257,36 @@ class InMemoryMetadataConnector(BaseMetadataConnector):
             ),
         )
 
+    def requeue_model_updates(self, model_updates: Sequence[ModelUpdate]) -> None:
+        self._transition(
+            "requeue_model_updates",
+            model_updates,
+            lambda now, _was: (
+                now.status is UpdateStatus.INVALID
+                and now.client_id is not None
+                and now.data is not None
+                and not now.is_data_dropped
+                and now.num_examples > 0
+            ),
+            lambda now: replace(
+                now,
+                status=UpdateStatus.PENDING,
+                reason_code=None,
+                reason=None,
+                attempts=0,
+                suspect_group=None,
+                not_before=self._clock(),
+            ),
+        )
+
+    def register_model_updates_data_dropped(self, model_updates: Sequence[ModelUpdate]) -> None:
+        self._transition(
+            "register_model_updates_data_dropped",
+            model_updates,
+            lambda now, _was: now.status in (UpdateStatus.COMPLETE, UpdateStatus.INVALID),
+            lambda now: replace(now, is_data_dropped=True),
+        )
+
     def register_model_update_used_in_aggregate(
         self, model_updates: Sequence[ModelUpdate], aggregate: ModelAggregate
     ) -> None:
@@ -483,6 +513,7 @@ class InMemoryMetadataConnector(BaseMetadataConnector):
                 num_updates=results.num_updates,
                 num_examples=results.num_examples,
                 manifest=results.manifest,
+                state=results.state,
                 created_at=_now(),
             ),
         )
@@ -502,13 +533,17 @@ class InMemoryMetadataConnector(BaseMetadataConnector):
         return found[-1] if found else None
 
     def post_client_aggregate_score(
-        self, aggregate: ModelAggregate, client: Client, validation_results: Mapping[str, Any]
+        self,
+        aggregate: ModelAggregate,
+        client: Client,
+        validation_results: Mapping[str, Any],
+        num_examples: float = 1.0,
     ) -> ClientAggregateScore:
         scores = self._writing("post_client_aggregate_score").scores
         for found in scores.values():
             if (found.aggregate_id, found.client_id) == (aggregate.id, client.id):
-                return _insert(scores, replace(found, validation_results=validation_results))
-        score = ClientAggregateScore(_next(scores), aggregate.id, client.id, validation_results, _now())
+                return _insert(scores, replace(found, validation_results=validation_results, num_examples=num_examples))
+        score = ClientAggregateScore(_next(scores), aggregate.id, client.id, validation_results, num_examples, _now())
         return _insert(scores, score)
 
     def pull_client_aggregate_scores(self, aggregate: ModelAggregate) -> list[ClientAggregateScore]:
@@ -516,10 +551,15 @@ class InMemoryMetadataConnector(BaseMetadataConnector):
 
     def pull_named_digests(self, digests: Sequence[str]) -> set[str]:
         tables = self._tables
-        stored = [row.data for row in tables.updates.values()]
+        stored = [row.data for row in tables.updates.values() if not row.is_data_dropped]
         stored += [row.data for row in tables.aggregates.values()]
+        stored += [row.state for row in tables.aggregates.values()]
         stored += [row.data for row in tables.artifacts.values()]
         return {data.digest for data in stored if data is not None} & set(digests)
+
+    def register_validation_score(self, aggregate: ModelAggregate, validation_score: float | None) -> None:
+        aggregates = self._writing("register_validation_score").aggregates
+        aggregates[aggregate.id] = replace(aggregates[aggregate.id], validation_score=validation_score)
 
     # --- what others are told -------------------------------------------------------------------
 

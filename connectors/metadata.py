@@ -240,6 +240,20 @@ class BaseMetadataConnector(ABC):
     ) -> None:
         """Any but COMPLETE → INVALID. Raises: TransitionRefused if one is COMPLETE (nothing is changed)."""
 
+    @abstractmethod
+    def requeue_model_updates(self, model_updates: Sequence[ModelUpdate]) -> None:
+        """INVALID → PENDING, as if it had just come in: an operator's word, the only way out of quarantine.
+
+        Raises: TransitionRefused unless each is INVALID and has a client, data and a weight (nothing is changed).
+        """
+
+    @abstractmethod
+    def register_model_updates_data_dropped(self, model_updates: Sequence[ModelUpdate]) -> None:
+        """Let the bytes of COMPLETE or INVALID updates go: garbage collection may take them, digests stay.
+
+        Raises: TransitionRefused if one may still be needed (nothing is changed).
+        """
+
     # --- claims (DESIGN 5) ------------------------------------------------------------------------
 
     @abstractmethod
@@ -319,13 +333,21 @@ class BaseMetadataConnector(ABC):
 
     @abstractmethod
     def post_client_aggregate_score(
-        self, aggregate: ModelAggregate, client: Client, validation_results: Mapping[str, Any]
+        self,
+        aggregate: ModelAggregate,
+        client: Client,
+        validation_results: Mapping[str, Any],
+        num_examples: float = 1.0,
     ) -> ClientAggregateScore:
         """The client's one score of the aggregate: inserted, or replaced by the newer."""
 
     @abstractmethod
     def pull_client_aggregate_scores(self, aggregate: ModelAggregate) -> list[ClientAggregateScore]:
         """The aggregate's scores, by ascending id."""
+
+    @abstractmethod
+    def register_validation_score(self, aggregate: ModelAggregate, validation_score: float | None) -> None:
+        """Note what the clients' scores of the aggregate come to."""
 
     # --- what others are told ---------------------------------------------------------------------
 

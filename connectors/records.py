@@ -134,6 +134,9 @@ class FederatedModel:
     update_schema: Mapping[str, Any] | None = None
     client_agg_results_schema: Mapping[str, Any] | None = None
     max_norm: float | None = None
+    score_metric: str | None = None  # the number in clients' validation results that makes an aggregate the best
+    score_mode: str = "max"  # whether more of it is better: max or min
+    patience: int | None = None  # after so many aggregates without a better one, aggregation pauses; None: never
     # What an update must look like: set by the initial artifact, else by the first accepted update.
     tensors: tuple[TensorSpec, ...] | None = None
 
@@ -176,6 +179,9 @@ class ModelUpdate:
     not_before: int = 0
     suspect_group: int | None = None  # set while a batch that kept crashing is halved to find its culprit
     metrics: Mapping[str, float] = field(default_factory=dict)
+    num_steps: int | None = None  # local optimizer steps behind it
+    loss: float | None = None  # the client's, at the model it began from
+    is_data_dropped: bool = False  # retention let its bytes go; their digest stays
     created_at: datetime | None = None
 
 
@@ -191,6 +197,7 @@ class ModelAggregate:
     num_updates: int
     num_examples: float
     manifest: Mapping[str, Any] = field(default_factory=dict)
+    state: BlobRef | None = None  # what the aggregator keeps between rounds: moments, a clip, a ledger
     validation_score: float | None = None
     created_at: datetime | None = None
 
@@ -203,6 +210,7 @@ class AggregateResult:
     num_updates: int
     num_examples: float
     manifest: Mapping[str, Any] = field(default_factory=dict)
+    state: BlobRef | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,6 +233,7 @@ class ClientAggregateScore:
     aggregate_id: int
     client_id: int
     validation_results: Mapping[str, Any]
+    num_examples: float = 1.0  # validation examples behind it: its weight
     created_at: datetime | None = None
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from connectors.errors import AlreadyExists, ClaimLost
 from connectors.records import (
@@ -70,6 +70,9 @@ class Aggregates(Claims):
             num_updates=results.num_updates,
             num_examples=results.num_examples,
             manifest=dict(results.manifest),
+            state_uri=None if results.state is None else results.state.uri,
+            state_digest=None if results.state is None else results.state.digest,
+            state_size=None if results.state is None else results.state.size_bytes,
         )
         if self._added("post_new_model_aggregate", row) is None:
             raise ClaimLost(claim, "the post: the chain has that link already")
@@ -96,7 +99,11 @@ class Aggregates(Claims):
         return None if row is None else to_artifact(row)
 
     def post_client_aggregate_score(
-        self, aggregate: ModelAggregate, client: Client, validation_results: Mapping[str, Any]
+        self,
+        aggregate: ModelAggregate,
+        client: Client,
+        validation_results: Mapping[str, Any],
+        num_examples: float = 1.0,
     ) -> ClientAggregateScore:
         session = self._session("post_client_aggregate_score")
         found = self._first(
@@ -107,13 +114,17 @@ class Aggregates(Claims):
         )
         if found is not None:
             found.validation_results = dict(validation_results)
+            found.num_examples = num_examples
             session.flush()
             return to_score(found)
         row = ClientAggregateScoreRow(
-            aggregate_id=aggregate.id, client_id=client.id, validation_results=dict(validation_results)
+            aggregate_id=aggregate.id,
+            client_id=client.id,
+            validation_results=dict(validation_results),
+            num_examples=num_examples,
         )
         if self._added("post_client_aggregate_score", row) is None:
-            return self.post_client_aggregate_score(aggregate, client, validation_results)
+            return self.post_client_aggregate_score(aggregate, client, validation_results, num_examples)
         return to_score(row)
 
     def pull_client_aggregate_scores(self, aggregate: ModelAggregate) -> list[ClientAggregateScore]:
@@ -121,13 +132,23 @@ class Aggregates(Claims):
         return [to_score(row) for row in self._all(statement.order_by(ClientAggregateScoreRow.id))]
 
     def pull_named_digests(self, digests: Sequence[str]) -> set[str]:
+        wanted = list(digests)
+        updates, aggregates, artifacts = ModelUpdateRow, ModelAggregateRow, ModelArtifactRow
         named: set[str] = set()
         with self._reading() as session:
-            for column in (
-                ModelUpdateRow.data_digest,
-                ModelAggregateRow.data_digest,
-                ModelArtifactRow.data_digest,
+            for statement in (
+                select(updates.data_digest).where(updates.data_digest.in_(wanted), updates.is_data_dropped.is_(False)),
+                select(aggregates.data_digest).where(aggregates.data_digest.in_(wanted)),
+                select(aggregates.state_digest).where(aggregates.state_digest.in_(wanted)),
+                select(artifacts.data_digest).where(artifacts.data_digest.in_(wanted)),
             ):
-                found = session.scalars(select(column).where(column.in_(list(digests)))).all()
-                named.update(digest for digest in found if digest is not None)
+                named.update(digest for digest in session.scalars(statement) if digest is not None)
         return named
+
+    def register_validation_score(self, aggregate: ModelAggregate, validation_score: float | None) -> None:
+        self._changed(
+            "register_validation_score",
+            update(ModelAggregateRow)
+            .where(ModelAggregateRow.id == aggregate.id)
+            .values(validation_score=validation_score),
+        )

@@ -55,6 +55,9 @@ def to_model(row: FederatedModelRow) -> FederatedModel:
         update_schema=row.update_schema,
         client_agg_results_schema=row.client_agg_results_schema,
         max_norm=row.max_norm,
+        score_metric=row.score_metric,
+        score_mode=row.score_mode,
+        patience=row.patience,
         tensors=_to_tensors(row.tensors),
         allow_aggregation=row.allow_aggregation,
         status=ModelStatus(row.status),
@@ -104,12 +107,18 @@ def to_update(row: ModelUpdateRow, base_number: int | None) -> ModelUpdate:
         not_before=row.not_before,
         suspect_group=row.suspect_group,
         metrics=row.metrics,
+        num_steps=row.num_steps,
+        loss=row.loss,
+        is_data_dropped=row.is_data_dropped,
         created_at=row.created_at,
     )
 
 
 def to_aggregate(row: ModelAggregateRow) -> ModelAggregate:
     """A ModelAggregate as its row stands."""
+    state = None
+    if row.state_uri is not None and row.state_digest is not None:
+        state = BlobRef(row.state_uri, row.state_digest, row.state_size or 0)
     return ModelAggregate(
         id=row.id,
         model_id=row.model_id,
@@ -119,6 +128,7 @@ def to_aggregate(row: ModelAggregateRow) -> ModelAggregate:
         num_updates=row.num_updates,
         num_examples=row.num_examples,
         manifest=row.manifest,
+        state=state,
         validation_score=row.validation_score,
         created_at=row.created_at,
     )
@@ -143,6 +153,7 @@ def to_score(row: ClientAggregateScoreRow) -> ClientAggregateScore:
         aggregate_id=row.aggregate_id,
         client_id=row.client_id,
         validation_results=row.validation_results,
+        num_examples=row.num_examples,
         created_at=row.created_at,
     )
 

@@ -42,6 +42,8 @@ class Updates(Database):
             data_size=update.data.size_bytes if update.data else None,
             num_examples=update.num_examples,
             metrics=dict(update.metrics),
+            num_steps=update.num_steps,
+            loss=update.loss,
             status=update.status,
             reason_code=update.reason_code,
             reason=update.reason,
@@ -156,6 +158,39 @@ class Updates(Database):
         )
         if complete != len(model_updates):
             raise TransitionRefused(method, len(model_updates), complete or 0)
+
+    def requeue_model_updates(self, model_updates: Sequence[ModelUpdate]) -> None:
+        statement = (
+            update(ModelUpdateRow)
+            .where(
+                ModelUpdateRow.id.in_([u.id for u in model_updates]),
+                ModelUpdateRow.status == UpdateStatus.INVALID,
+                ModelUpdateRow.client_id.is_not(None),
+                ModelUpdateRow.data_digest.is_not(None),
+                ModelUpdateRow.is_data_dropped.is_(False),
+                ModelUpdateRow.num_examples > 0,
+            )
+            .values(
+                status=UpdateStatus.PENDING,
+                reason_code=None,
+                reason=None,
+                attempts=0,
+                suspect_group=None,
+                not_before=now_ms(),
+            )
+        )
+        self._guarded("requeue_model_updates", statement, len(model_updates))
+
+    def register_model_updates_data_dropped(self, model_updates: Sequence[ModelUpdate]) -> None:
+        statement = (
+            update(ModelUpdateRow)
+            .where(
+                ModelUpdateRow.id.in_([u.id for u in model_updates]),
+                ModelUpdateRow.status.in_([UpdateStatus.COMPLETE, UpdateStatus.INVALID]),
+            )
+            .values(is_data_dropped=True)
+        )
+        self._guarded("register_model_updates_data_dropped", statement, len(model_updates))
 
     def return_model_updates(
         self,

@@ -10,7 +10,7 @@ from uuid import uuid4
 
 import pytest
 
-from connectors.errors import AlreadyExists
+from connectors.errors import AlreadyExists, TransitionRefused
 from connectors.metadata import BaseMetadataConnector
 from connectors.records import (
     AuditAction,
@@ -42,6 +42,9 @@ def test_a_model_comes_back_as_it_was_given(connector: BaseMetadataConnector, wo
         update_schema={"type": "array"},
         client_agg_results_schema={"type": "object"},
         max_norm=12.5,
+        score_metric="accuracy",
+        score_mode="min",
+        patience=4,
         tensors=(("w", (3, 2), "F32"), ("b", (), "BF16")),
         status=ModelStatus.RUNNING,
         run_id=uuid4(),
@@ -107,13 +110,13 @@ def test_a_client_is_registered_with_a_model_once(connector: BaseMetadataConnect
 
 def test_a_submission_id_is_taken_once(connector: BaseMetadataConnector, world: Any) -> None:
     model = world.model()
-    update = world.update(model, metrics={"loss": 0.5})
+    update = world.update(model, metrics={"loss": 0.5}, num_steps=12, loss=2.5)
     with pytest.raises(AlreadyExists):
         world.update(model, submission_id=update.submission_id)
     found = connector.pull_model_update_w_submission_id(update.submission_id)
     assert found is not None
     assert found == update
-    assert found.metrics == {"loss": 0.5}
+    assert (found.metrics, found.num_steps, found.loss) == ({"loss": 0.5}, 12, 2.5)
     assert connector.pull_model_update_w_submission_id(uuid4()) is None
 
 
@@ -196,9 +199,16 @@ def test_a_clients_newer_score_replaces_its_older(connector: BaseMetadataConnect
     with connector.transaction():
         connector.post_client_aggregate_score(aggregate, one, {"accuracy": 0.5})
         connector.post_client_aggregate_score(aggregate, two, {"accuracy": 0.7})
-        connector.post_client_aggregate_score(aggregate, one, {"accuracy": 0.9})
-    found = [(s.client_id, s.validation_results) for s in connector.pull_client_aggregate_scores(aggregate)]
-    assert found == [(one.id, {"accuracy": 0.9}), (two.id, {"accuracy": 0.7})]
+        connector.post_client_aggregate_score(aggregate, one, {"accuracy": 0.9}, num_examples=30)
+        connector.register_validation_score(aggregate, 0.85)
+    scores = connector.pull_client_aggregate_scores(aggregate)
+    assert [(s.client_id, s.validation_results, s.num_examples) for s in scores] == [
+        (one.id, {"accuracy": 0.9}, 30),
+        (two.id, {"accuracy": 0.7}, 1),
+    ]
+    scored = connector.pull_model_aggregate(aggregate.id)
+    assert scored is not None
+    assert scored.validation_score == 0.85
 
 
 def test_one_event_is_one_entry_of_the_feed(connector: BaseMetadataConnector, world: Any) -> None:
@@ -240,11 +250,47 @@ def test_garbage_collection_is_told_which_blobs_have_names(connector: BaseMetada
     model = world.model()
     update = world.update(model)
     aggregate = world.post(model)
-    artifact_blob, loose = world.blob(), world.blob()
+    artifact_blob, state_blob, loose = world.blob(), world.blob(), world.blob()
     with connector.transaction():
         connector.add_model_artifact(ModelArtifact(0, model.id, "1", artifact_blob))
-    named = {update.data.digest, aggregate.data.digest, artifact_blob.digest}
+        result = dataclasses.replace(world.result(), state=state_blob)
+        with_state = connector.post_new_model_aggregate(model, aggregate, result)
+    assert with_state.state == state_blob
+    assert connector.pull_latest_model_aggregate(model) == with_state
+    named = {update.data.digest, aggregate.data.digest, with_state.data.digest, artifact_blob.digest, state_blob.digest}
     assert connector.pull_named_digests([*named, loose.digest]) == named
+    with connector.transaction():
+        connector.register_model_updates_data_dropped([update])
+    assert connector.pull_named_digests([*named, loose.digest]) == named - {update.data.digest}
+
+
+def test_data_that_may_still_be_needed_is_not_dropped(connector: BaseMetadataConnector, world: Any) -> None:
+    model = world.model()
+    waiting = world.update(model)
+    with pytest.raises(TransitionRefused), connector.transaction():
+        connector.register_model_updates_data_dropped([waiting])
+
+
+def test_an_operator_may_requeue_what_was_set_aside(connector: BaseMetadataConnector, world: Any) -> None:
+    model = world.model()
+    aside = world.update(model, status=UpdateStatus.INVALID, reason_code=ReasonCode.NORM, reason="too long")
+    with connector.transaction():
+        connector.requeue_model_updates([aside])
+    (found,) = connector.pull_model_updates_ready_for_aggregation(model, None)
+    assert (found.id, found.status, found.reason_code, found.reason) == (aside.id, UpdateStatus.PENDING, None, None)
+
+
+def test_what_can_never_count_is_not_requeued(connector: BaseMetadataConnector, world: Any) -> None:
+    model = world.model()
+    invalid = {"status": UpdateStatus.INVALID, "reason_code": ReasonCode.CORRUPT, "reason": "no"}
+    without_data = world.update(model, data=None, **invalid)
+    without_weight = world.update(model, num_examples=0.0, **invalid)
+    pending = world.update(model)
+    good = world.update(model, **invalid)
+    for impossible in (without_data, without_weight, pending):
+        with pytest.raises(TransitionRefused), connector.transaction():
+            connector.requeue_model_updates([good, impossible])
+    assert connector.count_model_updates(model)[UpdateStatus.INVALID] == 3
 
 
 def test_a_migrated_database_is_ready(connector: BaseMetadataConnector) -> None:

@@ -16,6 +16,7 @@ from sqlalchemy import (
     String,
     Text,
     UniqueConstraint,
+    false,
     text,
 )
 from sqlalchemy.orm import Mapped, mapped_column
@@ -47,6 +48,9 @@ class FederatedModelRow(Base):
     update_schema: Mapped[Any | None] = mapped_column(Json)
     client_agg_results_schema: Mapped[Any | None] = mapped_column(Json)
     max_norm: Mapped[float | None] = mapped_column(Double)
+    score_metric: Mapped[str | None] = mapped_column(String(100))
+    score_mode: Mapped[str] = mapped_column(String(3), server_default="max")
+    patience: Mapped[int | None]
     tensors: Mapped[Any | None] = mapped_column(Json)
 
     allow_aggregation: Mapped[bool] = mapped_column(Boolean)
@@ -111,6 +115,9 @@ class ModelUpdateRow(Base):
     data_size: Mapped[int | None]
     num_examples: Mapped[float] = mapped_column(Double)
     metrics: Mapped[dict[str, Any]]
+    num_steps: Mapped[int | None]
+    loss: Mapped[float | None] = mapped_column(Double)
+    is_data_dropped: Mapped[bool] = mapped_column(Boolean, server_default=false())
 
     status: Mapped[str] = mapped_column(String(20))
     reason_code: Mapped[str | None] = mapped_column(String(30))
@@ -161,6 +168,9 @@ class ModelAggregateRow(Base):
     num_updates: Mapped[int]
     num_examples: Mapped[float] = mapped_column(Double)
     manifest: Mapped[dict[str, Any]]
+    state_uri: Mapped[str | None] = mapped_column(Text)
+    state_digest: Mapped[str | None] = mapped_column(String(64), index=True)
+    state_size: Mapped[int | None]
     validation_score: Mapped[float | None] = mapped_column(Double)
     created_at: Mapped[datetime] = mapped_column(default=now)
 
@@ -196,6 +206,7 @@ class ClientAggregateScoreRow(Base):
     aggregate_id: Mapped[int] = mapped_column(BigId, ForeignKey("model_aggregate.id"))
     client_id: Mapped[int] = mapped_column(BigId, ForeignKey("client.id"))
     validation_results: Mapped[dict[str, Any]]
+    num_examples: Mapped[float] = mapped_column(Double, server_default="1")
     created_at: Mapped[datetime] = mapped_column(default=now)
 
     __table_args__ = (UniqueConstraint("aggregate_id", "client_id"),)
