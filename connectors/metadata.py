@@ -1,7 +1,8 @@
 """The one door to what the hub remembers: models, clients, updates, aggregates, claims, follow-ups.
 
 The first block of methods is FMA's metadata connector, callable exactly as there. The rest is what a durable hub
-needs beside them. Every concrete connector passes the same suite, tests/contract.
+needs beside them. Every concrete connector passes the same suite, tests/contract. Its length is the contract's: one
+class, a docstring a method.
 """
 
 from __future__ import annotations
