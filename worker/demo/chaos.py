@@ -23,7 +23,7 @@ LONGEST_PAUSE: Final = 2.0
 _LONGEST_WAIT: Final = 3.0
 _ROUND_SECONDS: Final = 0.01
 # A batch that has crashed often is taken for poisoned, and halved: that is another story than this one's.
-_MOST_IN_ONE_ROUND: Final = 2
+_MOST_IN_ONE_ROUND: Final = 1
 
 # A parent takes two seconds to come back, and longer each time: more of its deaths would only show waiting.
 _TARGETS: Final = (*["child"] * 8, "parent", "tree")
