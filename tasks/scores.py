@@ -11,9 +11,11 @@ from tasks.hub import Hub
 @hub_task(names.SCORES_ADD, AddScore)
 def add(hub: Hub, message: AddScore) -> ScoreView:
     """The client's score of the aggregate, written down."""
-    score = add_score(hub, message)
+    scored = add_score(hub, message)
     return ScoreView(
-        aggregate_id=score.aggregate_id,
+        aggregate_id=message.aggregate_id,
         client_id=message.client_id,
-        validation_results=dict(score.validation_results),
+        validation_results=dict(scored.score.validation_results),
+        validation_score=scored.validation_score,
+        is_best=scored.is_best,
     )

@@ -38,6 +38,13 @@ class Policy(Message):
     client_agg_results_schema: dict[str, JsonValue] | None = Field(
         default=None, description="JSON Schema for the validation results that clients send."
     )
+    score_metric: str | None = Field(
+        default=None, max_length=100, description="The number in validation results that tells the best aggregate."
+    )
+    score_mode: Literal["max", "min"] = Field(default="max", description="Whether more of it is better.")
+    patience: Count | None = Field(
+        default=None, description="After so many scored aggregates without a better one, aggregation pauses."
+    )
     max_norm: float | None = Field(default=None, gt=0, description="An update of a larger L2 norm is refused.")
 
 
@@ -113,6 +120,10 @@ class ModelView(View):
     furthest_base_agg: int | None
     allow_repeats: bool
     max_rounds: int | None
+    score_metric: str | None = None
+    score_mode: str = "max"
+    patience: int | None = None
+    best_aggregate: int | None = Field(default=None, description="Id of the aggregate with the best validation score.")
     data_format: str
     status: str
     allow_aggregation: bool

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from pydantic import Field, JsonValue, model_validator
 
-from fedqueue.messages.envelope import Message, RowId, View
+from fedqueue.messages.envelope import Count, Message, RowId, View
 from fedqueue.messages.models import Digest
 
 
@@ -18,6 +18,8 @@ class SubmitModelUpdate(Message):
     model_id: UUID
     client_id: UUID
     num_examples: float = Field(default=1.0, description="Training examples behind the update: its weight.")
+    num_steps: Count | None = Field(default=None, description="Local optimizer steps; fednova and scaffold need it.")
+    loss: float | None = Field(default=None, description="At the model trained from; qfedavg needs it.")
     base_aggregate: RowId | None = Field(
         default=None, description="Id of the aggregate it was trained from; null: none."
     )
@@ -70,6 +72,7 @@ class AddScore(Message):
     model_id: UUID
     aggregate_id: RowId
     client_id: UUID
+    num_examples: float = Field(default=1.0, gt=0, le=1e15, description="Validation examples: the score's weight.")
     validation_results: dict[str, JsonValue] = Field(description="Checked by the model's client_agg_results_schema.")
 
 
@@ -79,3 +82,5 @@ class ScoreView(View):
     aggregate_id: int
     client_id: UUID
     validation_results: dict[str, JsonValue]
+    validation_score: float | None = Field(default=None, description="What all clients' scores come to so far.")
+    is_best: bool = Field(default=False, description="Whether this is the model's best aggregate now.")

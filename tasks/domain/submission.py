@@ -133,6 +133,8 @@ def _insert(hub: Hub, message: SubmitModelUpdate, payload_digest: str, intake: _
             reason=reason,
             base_aggregate_id=message.base_aggregate,
             metrics=message.metrics,
+            num_steps=message.num_steps,
+            loss=message.loss,
         )
     )
     if code is not None:

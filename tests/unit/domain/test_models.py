@@ -208,7 +208,7 @@ def test_a_score_is_held_to_the_models_schema(bench: Any) -> None:
         score({"accuracy": 2})
     with pytest.raises(UnknownClient):
         score({"accuracy": 1}, client=uuid4())
-    assert score({"accuracy": 0.5}).validation_results == {"accuracy": 0.5}
+    assert score({"accuracy": 0.5}).score.validation_results == {"accuracy": 0.5}
 
 
 def test_a_model_is_shown_with_its_counts(bench: Any) -> None:
