@@ -107,7 +107,7 @@ def up(command: str, hub: ReadmeHub, _folder: Path) -> None:
         text = re.sub(re.escape(str(hub.home.parent)) + r"|/srv/fedqueue", "FOLDER", text)
         # Where the folder's path is too long for a socket, the socket lies elsewhere.
         text = re.sub(r"redis\+socket://\S+?\?", "redis+socket://SOCKET?", text)
-        return [re.sub(r"[\d.]+ s |\[\d+\]", "#", line).strip() for line in text.splitlines() if line.strip()]
+        return [re.sub(r"[\d.]+ s |\[\d+\]|→ \d+", "#", line).strip() for line in text.splitlines() if line.strip()]
 
     shown = next(block for block in BLOCKS if command in block.commands).output_of(command)
     assert told(hub.said()) == told("\n".join(shown))
