@@ -1,22 +1,46 @@
 """Aggregation: how many updates become one model. Pure numerics: no files, no Celery, no database."""
 
-from tasks.aggregation import means as means  # registers fedavg and FMA's two
+# Imported for their registering what they hold.
+from tasks.aggregation import fedopt as fedopt
+from tasks.aggregation import krum as krum
+from tasks.aggregation import means as means
+from tasks.aggregation import ranks as ranks
 from tasks.aggregation.arrays import Combined, UpdateArrays, combine
+from tasks.aggregation.chunks import Chunk
 from tasks.aggregation.engine import DEFAULT_BUDGET_BYTES, Report, combine_streams
 from tasks.aggregation.errors import (
     AggregationError,
     CurrentUnusable,
     InvalidParameter,
+    NothingToStartFrom,
     NoUpdates,
+    OutOfBudget,
+    ReferenceMissing,
     ResultNotFinite,
     StateUnexpected,
+    StateUnusable,
+    TensorMissing,
+    TooFewUpdates,
     UnknownAggregator,
     UnknownParameter,
     UpdateUnusable,
 )
-from tasks.aggregation.params import AggregatorParams, IntegerPolicy
-from tasks.aggregation.registry import Aggregator, Needs, check_params, find_aggregator, known_aggregators, register
-from tasks.aggregation.streams import Chunk, TensorSink, TensorSource, TensorSpec, UpdateStream
+from tasks.aggregation.kernels import Engine
+from tasks.aggregation.params import AggregatorParams, IntegerPolicy, KeyPolicy
+from tasks.aggregation.registry import (
+    Aggregator,
+    Fold,
+    Inputs,
+    Measuring,
+    Needs,
+    check_params,
+    find_aggregator,
+    known_aggregators,
+    register,
+)
+from tasks.aggregation.starting import StartFrom
+from tasks.aggregation.state import state_tensors
+from tasks.aggregation.streams import TensorSink, TensorSource, TensorSpec, UpdateStream
 
 __all__ = [
     "DEFAULT_BUDGET_BYTES",
@@ -26,16 +50,28 @@ __all__ = [
     "Chunk",
     "Combined",
     "CurrentUnusable",
+    "Engine",
+    "Fold",
+    "Inputs",
     "IntegerPolicy",
     "InvalidParameter",
+    "KeyPolicy",
+    "Measuring",
     "Needs",
     "NoUpdates",
+    "NothingToStartFrom",
+    "OutOfBudget",
+    "ReferenceMissing",
     "Report",
     "ResultNotFinite",
+    "StartFrom",
     "StateUnexpected",
+    "StateUnusable",
+    "TensorMissing",
     "TensorSink",
     "TensorSource",
     "TensorSpec",
+    "TooFewUpdates",
     "UnknownAggregator",
     "UnknownParameter",
     "UpdateArrays",
@@ -47,4 +83,5 @@ __all__ = [
     "find_aggregator",
     "known_aggregators",
     "register",
+    "state_tensors",
 ]

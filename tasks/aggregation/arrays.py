@@ -11,7 +11,9 @@ import numpy as np
 from tasks.aggregation.dtypes import NAMES, NUMPY_DTYPES
 from tasks.aggregation.engine import DEFAULT_BUDGET_BYTES, Report, combine_streams
 from tasks.aggregation.errors import CurrentUnusable, UpdateUnusable
+from tasks.aggregation.kernels import Engine
 from tasks.aggregation.params import AggregatorParams
+from tasks.aggregation.registry import find_aggregator
 from tasks.aggregation.streams import Array, TensorSource, TensorSpec, UpdateStream
 
 
@@ -44,45 +46,70 @@ def combine(
     state: Mapping[str, Array] | None = None,
     *,
     budget_bytes: int = DEFAULT_BUDGET_BYTES,
+    threads: int | None = None,
+    engine: Engine | str = Engine.AUTO,
 ) -> Combined:
     """The combination of the updates, summed in the order given, by the same engine that the rounds run.
 
-    The arrays given are never changed, the ones returned share nothing with them.
+    The arrays given are never changed, the ones returned share nothing with them. A parameter that names a model
+    (`root_update`) is given the model's arrays.
     Raises: as `combine_streams`; after an error there is no outcome at all.
     """
-    streams = [
-        UpdateStream(
-            ArraySource(update.arrays, index),
-            num_examples=update.num_examples,
-            staleness=update.staleness,
-            num_steps=update.num_steps,
-            loss=update.loss,
+    bases: dict[int, ArraySource] = {}  # one source for those that share a base: it is read once
+    streams = []
+    for index, update in enumerate(updates):
+        if update.base is not None and id(update.base) not in bases:
+            bases[id(update.base)] = ArraySource(update.base, None, f"the base of update {index}")
+        streams.append(
+            UpdateStream(
+                ArraySource(update.arrays, index),
+                num_examples=update.num_examples,
+                base=None if update.base is None else bases[id(update.base)],
+                staleness=update.staleness,
+                num_steps=update.num_steps,
+                loss=update.loss,
+            )
         )
-        for index, update in enumerate(updates)
-    ]
-    sink = ArraySink()
-    states: dict[str, TensorSource] | None = (
-        None if state is None else {name: ArraySource({name: array}, None) for name, array in state.items()}
-    )
+    params, references = _split_references(aggregator, params)
+    sink, state_sink = ArraySink(), ArraySink()
     report = combine_streams(
         aggregator,
         params,
         streams,
         sink,
         current=None if current is None else ArraySource(current, None),
-        state=states,
+        state=ArraySource(state, None, "the state") if state else None,
+        state_sink=state_sink,
+        references=references,
         budget_bytes=budget_bytes,
+        threads=threads,
+        engine=engine,
     )
-    return Combined(sink.arrays(report.tensors), None, report)
+    kept = state_sink.arrays(report.state) if report.state else None
+    return Combined(sink.arrays(report.tensors), kept, report)
+
+
+def _split_references(
+    aggregator: str, params: Mapping[str, Any] | Sequence[Any] | AggregatorParams | None
+) -> tuple[Mapping[str, Any] | Sequence[Any] | AggregatorParams | None, dict[str, TensorSource]]:
+    """(the parameters, each model among them replaced by its parameter's name; the models)."""
+    if not isinstance(params, Mapping):
+        return params, {}
+    models: dict[str, TensorSource] = {
+        name: ArraySource(params[name], None, f"the model {name!r}")
+        for name in find_aggregator(aggregator).references
+        if isinstance(params.get(name), Mapping)
+    }
+    return {name: name if name in models else value for name, value in params.items()}, models
 
 
 class ArraySource:
-    """Arrays as the engine reads them: of the update at position `index`, or (None) of the current model.
+    """Arrays as the engine reads them: of the update at position `index`, or (None) of `what`.
 
     Raises: UpdateUnusable (DTYPE), CurrentUnusable for an array that is no tensor.
     """
 
-    def __init__(self, arrays: Mapping[str, Array], index: int | None) -> None:
+    def __init__(self, arrays: Mapping[str, Array], index: int | None, what: str = "the current model") -> None:
         self._flat: dict[str, Array] = {}
         tensors = []
         for name, given in arrays.items():
@@ -90,7 +117,7 @@ class ArraySource:
             native = array.dtype.newbyteorder("=")
             if native not in NAMES:
                 reason = f"tensor {name!r} is of dtype {array.dtype}; known are {', '.join(NUMPY_DTYPES)}"
-                raise CurrentUnusable(reason) if index is None else UpdateUnusable(index, "DTYPE", reason)
+                raise CurrentUnusable(reason, what) if index is None else UpdateUnusable(index, "DTYPE", reason)
             tensors.append((name, array.shape, NAMES[native]))
             self._flat[name] = np.ascontiguousarray(array, dtype=native).reshape(-1)
         self._tensors = tuple(tensors)

@@ -1,21 +1,36 @@
-"""Combine updates chunk by chunk: bounded memory, a fixed order, the same bytes for any chunk size."""
+"""Combine updates chunk by chunk: bounded memory, a fixed order, the same bytes on any number of threads."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from math import fsum
 from typing import Any
 
 import numpy as np
 
+from tasks.aggregation.chunks import Chunk, state_name
 from tasks.aggregation.dtypes import NUMPY_DTYPES, cast_once, is_float
-from tasks.aggregation.errors import NoUpdates, ResultNotFinite, StateUnexpected, UpdateUnusable
+from tasks.aggregation.errors import NoUpdates, TensorMissing
 from tasks.aggregation.integers import combine_integers, equal_booleans
+from tasks.aggregation.kernels import Engine, kernels_for
+from tasks.aggregation.measuring import measure
 from tasks.aggregation.params import AggregatorParams
-from tasks.aggregation.registry import Aggregator, Needs, check_params, find_aggregator
-from tasks.aggregation.streams import Array, Chunk, TensorSink, TensorSource, TensorSpec, UpdateStream, element_count
-from tasks.aggregation.structure import agree_on_structure
+from tasks.aggregation.registry import Aggregator, Inputs, Needs, check_params, find_aggregator
+from tasks.aggregation.starting import StartFrom, starting_point
+from tasks.aggregation.state import check_state, read_scalars, state_tensors, write_scalars
+from tasks.aggregation.streams import (
+    Array,
+    FloatArray,
+    TensorSink,
+    TensorSource,
+    TensorSpec,
+    UpdateStream,
+    element_count,
+)
+from tasks.aggregation.structure import agree_on_structure, senders_of
+from tasks.aggregation.threads import default_threads
+from tasks.aggregation.walk import Walk, raise_not_finite
 from tasks.aggregation.weights import check_weights
 
 DEFAULT_BUDGET_BYTES = 256 * 1024 * 1024
@@ -35,6 +50,8 @@ class Report:
     weights: tuple[float, ...]  # as applied: sum of weight × value over sum of weights
     tensors: tuple[TensorSpec, ...]
     bytes_read: int
+    state: tuple[TensorSpec, ...] = ()  # what was written into the state sink
+    facts: Mapping[str, Any] = field(default_factory=dict)  # what the aggregator says of the round: picks, epsilon, …
 
     def as_json(self) -> dict[str, Any]:
         """The same as values that JSON knows."""
@@ -44,8 +61,10 @@ class Report:
             "num_updates": self.num_updates,
             "num_examples": self.num_examples,
             "weights": list(self.weights),
-            "tensors": [[name, list(shape), dtype] for name, shape, dtype in self.tensors],
+            "tensors": _specs_as_json(self.tensors),
             "bytes_read": self.bytes_read,
+            "state": _specs_as_json(self.state),
+            "facts": dict(self.facts),
         }
 
 
@@ -56,100 +75,134 @@ def combine_streams(
     sink: TensorSink,
     *,
     current: TensorSource | None = None,
-    state: Mapping[str, TensorSource] | None = None,
+    state: TensorSource | None = None,
+    state_sink: TensorSink | None = None,
+    references: Mapping[str, TensorSource] | None = None,
     expected: Sequence[TensorSpec] | None = None,
+    without_model: StartFrom = StartFrom.NOTHING,
     budget_bytes: int = DEFAULT_BUDGET_BYTES,
+    threads: int | None = None,
+    engine: Engine | str = Engine.AUTO,
     on_progress: Callable[[int], None] | None = None,
 ) -> Report:
     """Write the combination of the updates into `sink`, and report what was done.
 
-    Order: float additions follow the order of `sources`; a round gives them by ascending update id.
+    Order: float additions follow the order of `sources`; a round gives them by ascending update id. Threads, chunks
+    and the engine change nothing but the time.
     Structure: every update must have exactly the tensors of `expected`, else of `current`, else of most updates.
+    State: `state` is what the last round left, None in the first; `state_sink` takes `state_tensors(…)` for the next.
+    `references`: the models that parameters name (`root_update`). `without_model`: what an aggregator of deltas does
+    with neither `current` nor a base: refuse, or (a model's first round) take the mean weighted by num_examples;
+    then no state is written.
     Memory: `budget_bytes` at most for the engine's own arrays, whatever the number and size of updates.
-    `on_progress(bytes_read)` is called after every chunk; what it raises ends the combination.
-    Raises: UnknownAggregator, UnknownParameter, InvalidParameter, StateUnexpected, NoUpdates, ResultNotFinite;
-    UpdateUnusable naming the one update without which it could go on. After any of them `sink` holds a part of
-    nothing: throw it away. Structure and weights are checked before the first write.
+    `on_progress(bytes_read)` is called after every chunk, by the caller's thread; what it raises ends the combination.
+    Raises: UnknownAggregator, UnknownParameter, InvalidParameter, StateUnexpected, StateUnusable, NoUpdates,
+    TooFewUpdates, NothingToStartFrom, ReferenceMissing, CurrentUnusable, TensorMissing, OutOfBudget,
+    ResultNotFinite; UpdateUnusable naming the one update without which it could go on. After any of them `sink`
+    holds a part of nothing: throw it away. Structure and weights are checked before the first write.
     """
     algorithm = find_aggregator(aggregator)
     checked = check_params(aggregator, params)
-    if state:
-        raise StateUnexpected(aggregator)
     if not sources:
         raise NoUpdates
     check_weights(sources)
     if expected is None and current is not None:
         expected = current.tensors
-    tensors = agree_on_structure(sources, expected)
-    needs = algorithm.needs(checked, sources)
-    bytes_read = 0
-    for chunk, dtype in _chunks(tensors, tuple(sources), _chunk_size(needs, budget_bytes)):
-        sink.write(chunk.tensor, chunk.start, _combine_chunk(algorithm, checked, needs, chunk, dtype))
-        bytes_read += chunk.size * NUMPY_DTYPES[dtype].itemsize * len(sources)
-        if on_progress is not None:
-            on_progress(bytes_read)
+    updates = tuple(sources)
+    tensors = agree_on_structure(updates, expected, checked.keys)
+    if state is not None:
+        check_state(algorithm, tensors, state)
+    start = starting_point(algorithm, updates, tensors, current, references or {}, without_model)
+    num_bytes = sum(element_count(shape) * NUMPY_DTYPES[dtype].itemsize for _, shape, dtype in tensors) * len(updates)
+    walk = Walk(
+        updates=updates,
+        tensors=tensors,
+        senders=senders_of(updates, tensors),
+        kernels=kernels_for(Engine(engine), num_bytes),
+        current=start.current,
+        state=state,
+        references=references or {},
+        threads=threads or default_threads(),
+        on_progress=on_progress,
+    )
+    combining = start.algorithm
+    inputs = Inputs(updates, read_scalars(combining, state), state is None, budget_bytes)
+    settled = combining.needs(start.params or checked, inputs)
+    needs = settled if isinstance(settled, Needs) else measure(settled, walk, budget_bytes)
+    _combine(combining, start.params or checked, needs, walk, sink, state_sink, budget_bytes)
+    written: tuple[TensorSpec, ...] = ()
+    if state_sink is not None and combining is algorithm:
+        write_scalars(algorithm, needs.scalars, state_sink)
+        written = state_tensors(aggregator, checked, tensors)
     return Report(
         aggregator=aggregator,
         params=checked.model_dump(mode="json"),
-        num_updates=len(sources),
-        num_examples=fsum(update.num_examples for update in sources),
+        num_updates=len(updates),
+        num_examples=fsum(update.num_examples for update in updates),
         weights=needs.weights,
         tensors=tensors,
-        bytes_read=bytes_read,
+        bytes_read=walk.bytes_read,
+        state=written,
+        facts={**start.facts, **needs.facts},
     )
 
 
-def _chunk_size(needs: Needs, budget_bytes: int) -> int:
-    """Elements a chunk: the algorithm's float64 arrays and the outcome in its own dtype fit the budget."""
-    return max(1, min(_MAX_CHUNK, budget_bytes // (8 * (needs.arrays + 1))))
+def _combine(
+    algorithm: Aggregator,
+    params: AggregatorParams,
+    needs: Needs,
+    walk: Walk,
+    sink: TensorSink,
+    state_sink: TensorSink | None,
+    budget_bytes: int,
+) -> None:
+    def do(chunk: Chunk) -> Array:
+        return _combine_chunk(algorithm, params, needs, chunk)
+
+    ahead = walk.threads + 1
+    size = _chunk_size(needs, len(algorithm.state), budget_bytes, walk.threads, ahead)
+    for chunk, combined in walk.run(do, walk.tensors, size, ahead):
+        sink.write(chunk.tensor, chunk.start, combined)
+        if state_sink is not None:
+            for name in algorithm.state if is_float(chunk.dtype) else ():
+                state_sink.write(state_name(name, chunk.tensor), chunk.start, chunk.kept[name])
 
 
-def _chunks(
-    tensors: Sequence[TensorSpec], updates: tuple[UpdateStream, ...], chunk_size: int
-) -> Iterator[tuple[Chunk, str]]:
-    for name, shape, dtype in tensors:
-        size = element_count(shape)
-        for start in range(0, size, chunk_size):
-            yield Chunk(updates, name, start, min(start + chunk_size, size)), dtype
+def _chunk_size(needs: Needs, kept: int, budget_bytes: int, threads: int, ahead: int) -> int:
+    """Elements a chunk: what each thread computes with, and what waits to be written, fit the budget."""
+    at_once = 8 * (threads * needs.arrays + ahead * (1 + kept))
+    return max(1, min(_MAX_CHUNK, budget_bytes // at_once))
 
 
-def _combine_chunk(algorithm: Aggregator, params: AggregatorParams, needs: Needs, chunk: Chunk, dtype: str) -> Array:
-    target = NUMPY_DTYPES[dtype]
-    _check_lengths(chunk, target)
-    if dtype == "BOOL":
+def _combine_chunk(algorithm: Aggregator, params: AggregatorParams, needs: Needs, chunk: Chunk) -> Array:
+    if not chunk.updates:
+        return _taken_over(algorithm, chunk)
+    if chunk.dtype == "BOOL":
         return equal_booleans(chunk)
-    if not is_float(dtype):
-        return combine_integers(params.integers, needs, chunk, target)
+    target = NUMPY_DTYPES[chunk.dtype]
+    if not is_float(chunk.dtype):
+        return combine_integers(params.integers, needs.weights, chunk, target)
     # Infinities are looked for afterwards, and become an error that says where they come from.
     with np.errstate(over="ignore", invalid="ignore"):
         combined = cast_once(algorithm.combine_chunk(params, needs, chunk), target)
     finite = np.isfinite(combined)
     if not finite.all():
-        _raise_not_finite(chunk, int(np.argmin(finite)), dtype)
+        raise_not_finite(chunk, int(np.argmin(finite)))
+    for name in algorithm.state:
+        values: FloatArray = chunk.kept[name]
+        if not np.isfinite(values).all():
+            raise_not_finite(chunk, int(np.argmin(np.isfinite(values))))
     return combined
 
 
-def _check_lengths(chunk: Chunk, dtype: np.dtype[Any]) -> None:
-    """A source that hands out other elements than it declared must not broadcast its way in."""
-    for index, update in enumerate(chunk.updates):
-        values = chunk.raw(index)
-        if values.shape != (chunk.size,) or values.dtype != dtype:
-            raise UpdateUnusable(
-                index,
-                "SHAPE",
-                f"tensor {chunk.tensor!r} gave {list(values.shape)} of {values.dtype} for elements "
-                f"{chunk.start} to {chunk.stop} of {dtype}",
-                update.label,
-            )
+def _taken_over(algorithm: Aggregator, chunk: Chunk) -> Array:
+    """A tensor that nobody sent stays as it is, and so does what was kept of it. Raises: TensorMissing."""
+    if chunk.current_source is None:
+        raise TensorMissing(chunk.tensor)
+    for name in algorithm.state if is_float(chunk.dtype) else ():
+        chunk.keep(name, chunk.state(name))
+    return chunk.current_source.read(chunk.tensor, chunk.start, chunk.stop)
 
 
-def _raise_not_finite(chunk: Chunk, element: int, dtype: str) -> None:
-    for index, update in enumerate(chunk.updates):
-        values = chunk.raw(index)
-        finite = np.isfinite(values)
-        if not finite.all():
-            at = int(np.argmin(finite))
-            raise UpdateUnusable(
-                index, "NOT_FINITE", f"{chunk.tensor}[{chunk.start + at}] is {values[at]}", update.label
-            )
-    raise ResultNotFinite(chunk.tensor, chunk.start + element, dtype)
+def _specs_as_json(tensors: Sequence[TensorSpec]) -> list[list[Any]]:
+    return [[name, list(shape), dtype] for name, shape, dtype in tensors]

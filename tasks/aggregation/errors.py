@@ -49,6 +49,60 @@ class StateUnexpected(AggregationError):
         self.aggregator = aggregator
 
 
+class StateUnusable(AggregationError):
+    """The state of the last round is not the one that this aggregator keeps for this model."""
+
+    def __init__(self, aggregator: str, reason: str) -> None:
+        super().__init__(f"{aggregator}: its state {reason}; go on with the state it left, or with none to start anew")
+        self.aggregator = aggregator
+        self.reason = reason
+
+
+class NothingToStartFrom(AggregationError):
+    """The aggregator works on what updates add to a model, and neither that model nor the current one is known."""
+
+    def __init__(self, aggregator: str, label: str) -> None:
+        super().__init__(f"{aggregator} works on deltas: give the current model, or {label} the base it started from")
+        self.aggregator = aggregator
+
+
+class TooFewUpdates(AggregationError):
+    """The aggregator's guarantee does not hold for so few updates."""
+
+    def __init__(self, aggregator: str, given: int, needed: int, why: str) -> None:
+        super().__init__(f"{aggregator} needs {needed} updates or more ({why}), not {given}")
+        self.aggregator = aggregator
+        self.given = given
+        self.needed = needed
+
+
+class ReferenceMissing(AggregationError):
+    """A model that the aggregator takes beside the updates was not given."""
+
+    def __init__(self, aggregator: str, name: str) -> None:
+        super().__init__(f"{aggregator} needs the model that its parameter {name!r} names")
+        self.aggregator = aggregator
+        self.name = name
+
+
+class TensorMissing(AggregationError):
+    """No update has the tensor, and there is no current model to take it from."""
+
+    def __init__(self, tensor: str) -> None:
+        super().__init__(f"tensor {tensor!r} is in no update, and no current model was given to take it from")
+        self.tensor = tensor
+
+
+class OutOfBudget(AggregationError):
+    """What must be kept at once does not fit the memory budget."""
+
+    def __init__(self, aggregator: str, needed: int, budget: int) -> None:
+        super().__init__(f"{aggregator} needs {needed} bytes of memory for so many updates, the budget is {budget}")
+        self.aggregator = aggregator
+        self.needed = needed
+        self.budget = budget
+
+
 class NoUpdates(AggregationError):
     """There is nothing to combine."""
 
@@ -71,10 +125,10 @@ class UpdateUnusable(AggregationError):
 
 
 class CurrentUnusable(AggregationError):
-    """The model to start from can't be combined with anything: no update is at fault."""
+    """The model to start from, or another given beside the updates, can't be combined with them: none is at fault."""
 
-    def __init__(self, reason: str) -> None:
-        super().__init__(f"the current model: {reason}")
+    def __init__(self, reason: str, what: str = "the current model") -> None:
+        super().__init__(f"{what}: {reason}")
         self.reason = reason
 
 

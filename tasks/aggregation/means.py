@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from enum import StrEnum
 
-import numpy as np
-
+from tasks.aggregation.chunks import Chunk
 from tasks.aggregation.params import AggregatorParams
-from tasks.aggregation.registry import Aggregator, Needs, register
-from tasks.aggregation.streams import Chunk, FloatArray, UpdateStream
-from tasks.aggregation.weights import scaled_weights
+from tasks.aggregation.registry import Aggregator, Inputs, Needs, register
+from tasks.aggregation.streams import FloatArray
 
 
 class Weighting(StrEnum):
@@ -26,33 +23,39 @@ class FedAvgParams(AggregatorParams):
     weighting: Weighting = Weighting.NUM_EXAMPLES
 
 
-def fedavg_needs(params: FedAvgParams, updates: Sequence[UpdateStream]) -> Needs:
+def fedavg_needs(params: FedAvgParams, inputs: Inputs) -> Needs:
     """Weights by examples or equal ones; three arrays: the sum, one update, and its product with the weight."""
-    uniform = params.weighting is Weighting.UNIFORM
-    return Needs(tuple(1.0 if uniform else float(update.num_examples) for update in updates), arrays=3)
+    if params.weighting is Weighting.UNIFORM:
+        return uniform_needs(params, inputs)
+    return Needs(by_examples(inputs), arrays=3)
 
 
-def uniform_needs(params: AggregatorParams, updates: Sequence[UpdateStream]) -> Needs:  # noqa: ARG001  # one signature for all
+def uniform_needs(params: AggregatorParams, inputs: Inputs) -> Needs:  # noqa: ARG001  # one signature for all
     """Equal weights, whatever the numbers of examples."""
-    return Needs((1.0,) * len(updates), arrays=3)
+    return Needs(alike(inputs), arrays=3)
+
+
+def by_examples(inputs: Inputs) -> tuple[float, ...]:
+    """Every update counts for what it was trained on."""
+    return tuple(float(update.num_examples) for update in inputs.updates)
+
+
+def alike(inputs: Inputs) -> tuple[float, ...]:
+    """Every update counts for one."""
+    return (1.0,) * len(inputs.updates)
 
 
 def weighted_mean(params: AggregatorParams, needs: Needs, chunk: Chunk) -> FloatArray:  # noqa: ARG001  # one signature for all
     """The sum of weight times value over the sum of weights, float64, added in the order given.
 
-    Divided once at the end: whole numbers with whole weights give their exact mean, correctly rounded.
     Source: McMahan et al., AISTATS 2017, Algorithm 1.
     """
-    weights, total = scaled_weights(needs.weights)
-    mean = np.zeros(chunk.size, np.float64)
-    for weight, values in zip(weights, chunk.floats(), strict=True):
-        values *= weight
-        mean += values
-    mean /= total
-    return mean
+    return chunk.mean(needs.weights)
 
 
-FEDAVG = register(Aggregator("fedavg", FedAvgParams, fedavg_needs, weighted_mean))
+FEDAVG = register(Aggregator("fedavg", FedAvgParams, fedavg_needs, weighted_mean, by_tensor=True))
 # FMA has one function for flat lists and one for lists of layers; here the layers are the tensors of both.
-AVG_VALUES_IF_DATA = register(Aggregator("avg_values_if_data", AggregatorParams, uniform_needs, weighted_mean))
-AVERAGE_LAYERS = register(Aggregator("average_layers", AggregatorParams, uniform_needs, weighted_mean))
+AVG_VALUES_IF_DATA = register(
+    Aggregator("avg_values_if_data", AggregatorParams, uniform_needs, weighted_mean, by_tensor=True)
+)
+AVERAGE_LAYERS = register(Aggregator("average_layers", AggregatorParams, uniform_needs, weighted_mean, by_tensor=True))

@@ -1,39 +1,66 @@
-"""Aggregators by name, each with its typed parameters."""
+"""Aggregators by name, each with its typed parameters: what a plugin writes against."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import ValidationError
 
+from tasks.aggregation.chunks import Chunk
 from tasks.aggregation.errors import InvalidParameter, UnknownAggregator, UnknownParameter
-from tasks.aggregation.params import AggregatorParams
-from tasks.aggregation.streams import Chunk, FloatArray, UpdateStream
+from tasks.aggregation.params import AggregatorParams, KeyPolicy
+from tasks.aggregation.streams import FloatArray, UpdateStream
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """What is known of a round before anything of its tensors is read."""
+
+    updates: tuple[UpdateStream, ...]
+    scalars: Mapping[str, FloatArray]  # what the last round left of the aggregator's `scalars`; zeros in the first
+    is_first: bool  # no state came in
+    budget_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """What combining a chunk takes, settled once before the first chunk."""
+    """What combining a chunk takes, settled once before the first chunk is combined."""
 
-    weights: tuple[float, ...]  # one an update, > 0; integer tensors are averaged by them too
+    weights: tuple[float, ...]  # one an update, at least 0, not all 0; integer tensors are averaged by them too
     arrays: int  # float64 arrays of a chunk's length alive at once: what the memory budget is divided by
+    found: Any = None  # whatever else `combine_chunk` must know of all updates
+    scalars: Mapping[str, FloatArray | float] = field(default_factory=dict)  # for the next round
+    facts: Mapping[str, Any] = field(default_factory=dict)  # for the report, as JSON knows it: picks, epsilon, …
+
+
+# One pass over the stream: what a segment of a float tensor adds. The engine sums it over all segments, in order.
+Fold = Callable[[Chunk], FloatArray]
+Measuring = Generator[Fold, FloatArray, Needs]
 
 
 @dataclass(frozen=True, slots=True)
 class Aggregator:
     """Two functions make an aggregator: what each chunk needs, and how a chunk is combined.
 
-    The engine owns reading, memory, order, casting, the integer policy and writing. `combine_chunk` gets float
-    tensors only, answers float64, and must not depend on where a chunk begins or ends: element by element the
-    outcome is the same for any chunk size.
+    `needs` either returns Needs at once, or measures first: as a generator it yields a Fold for every pass over all
+    updates that it wants, is sent its sum, and returns Needs in the end (`distances = yield fold`).
+    `combine_chunk` gets float tensors only, answers float64, and must not depend on where a chunk begins or ends:
+    element by element the outcome is the same for any chunk size. The engine owns reading, threads, memory, order,
+    casting, the integer policy and writing; `combine_chunk` and folds are called by several threads at once.
     """
 
     name: str
     params: type[AggregatorParams]
-    needs: Callable[[Any, Sequence[UpdateStream]], Needs]
+    needs: Callable[[Any, Inputs], Needs | Measuring]
     combine_chunk: Callable[[Any, Needs, Chunk], FloatArray]
+    deltas: bool = False  # works on what an update adds to its base: needs the base or the current model
+    state: tuple[str, ...] = ()  # kept between rounds, a float64 tensor for each float tensor: Chunk.state and .keep
+    scalars: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # kept likewise: name and shape
+    references: tuple[str, ...] = ()  # models it takes beside the updates, each named by the parameter of that name
+    by_tensor: bool = False  # combines each tensor by itself, so that `keys = per_tensor` has a meaning
+    may_start_from_mean: bool = True  # a first round without any model to start from may be the weighted mean
 
 
 _aggregators: dict[str, Aggregator] = {}
@@ -88,8 +115,11 @@ def check_params(name: str, params: Mapping[str, Any] | Sequence[Any] | Aggregat
         if given not in known:
             raise UnknownParameter(name, str(given), known)
     try:
-        return model.model_validate(dict(params))
+        checked: AggregatorParams = model.model_validate(dict(params))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "params"
         raise InvalidParameter(name, where, f"{first['msg']}, not {first['input']!r}") from error
+    if checked.keys is KeyPolicy.PER_TENSOR and not find_aggregator(name).by_tensor:
+        raise InvalidParameter(name, "keys", "it looks at whole updates, so each must have every tensor: give strict")
+    return checked

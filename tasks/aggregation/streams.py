@@ -6,7 +6,6 @@ engine itself knows no store.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
 from typing import Any, Protocol
@@ -22,7 +21,7 @@ TensorSpec = tuple[str, tuple[int, ...], str]
 
 
 class TensorSource(Protocol):
-    """One model's tensors, read by pieces."""
+    """One model's tensors, read by pieces, by several threads at once."""
 
     @property
     def tensors(self) -> tuple[TensorSpec, ...]:
@@ -46,38 +45,10 @@ class UpdateStream:
     source: TensorSource
     num_examples: float = 1.0
     label: str = ""  # what errors call it; empty: its position
+    base: TensorSource | None = None  # the model it was trained from; None: the current one
     staleness: int = 0
     num_steps: int | None = None
     loss: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """Elements [start, stop) of one tensor, of every update: what a combining function works on."""
-
-    updates: tuple[UpdateStream, ...]
-    tensor: str
-    start: int
-    stop: int
-
-    @property
-    def size(self) -> int:
-        """How many elements it has."""
-        return self.stop - self.start
-
-    def raw(self, index: int) -> Array:
-        """One update's elements in the tensor's own dtype; not to be written to."""
-        return self.updates[index].source.read(self.tensor, self.start, self.stop)
-
-    def floats(self) -> Iterator[FloatArray]:
-        """Each update's elements in float64, in the order given.
-
-        All in one buffer: free to be changed, gone when the next is asked for.
-        """
-        buffer = np.empty(self.size, np.float64)
-        for index in range(len(self.updates)):
-            np.copyto(buffer, self.raw(index))
-            yield buffer
 
 
 def element_count(shape: tuple[int, ...]) -> int:

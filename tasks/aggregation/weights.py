@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from fractions import Fraction
+from functools import lru_cache
 from math import frexp, fsum, gcd, isfinite, lcm, ldexp
 
 from tasks.aggregation.errors import UpdateUnusable
@@ -26,7 +27,8 @@ def check_weights(updates: Sequence[UpdateStream]) -> None:
         raise UpdateUnusable(largest, "WEIGHT", reason, updates[largest].label) from None
 
 
-def scaled_weights(weights: Sequence[float]) -> tuple[list[float], float]:
+@lru_cache(maxsize=16)
+def scaled_weights(weights: tuple[float, ...]) -> tuple[list[float], float]:
     """The weights, and their sum, both times one power of two that brings the sum near 1/2 … 1.
 
     Multiplying by a power of two rounds nothing, so the mean is the same to the bit; but no product can overflow,

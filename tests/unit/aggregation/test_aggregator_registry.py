@@ -57,7 +57,7 @@ def test_a_parameter_of_another_aggregator_is_unknown() -> None:
     [
         ({"weighting": "examples"}, "fedavg: weighting: .*'num_examples' or 'uniform', not 'examples'"),
         ({"integers": None}, "fedavg: integers"),
-        (["uniform", "max", 3], "3 were given, it takes 2"),
+        (["uniform", "max", "strict", 4], "4 were given, it takes 3"),
         ("uniform", "not str"),
         (7, "not int"),
         (AggregatorParams(), "another aggregator's"),

@@ -168,12 +168,14 @@ def test_the_report_says_what_was_done() -> None:
     report = combine("fedavg", {}, _updates([1.0, 2.0], [3.0, 4.0], weights=(10, 30))).report
     assert report.as_json() == {
         "aggregator": "fedavg",
-        "params": {"integers": "rounded_mean", "weighting": "num_examples"},
+        "params": {"integers": "rounded_mean", "keys": "strict", "weighting": "num_examples"},
         "num_updates": 2,
         "num_examples": 40.0,
         "weights": [10.0, 30.0],
         "tensors": [["w", [2], "F64"]],
         "bytes_read": 32,
+        "state": [],
+        "facts": {},
     }
 
 
@@ -292,8 +294,8 @@ def test_a_result_beyond_the_dtype_is_an_error_of_its_own() -> None:
         registry,
     )
 
-    def needs(params: AggregatorParams, updates: Any) -> Needs:
-        return Needs((1.0,) * len(updates), arrays=2)
+    def needs(params: AggregatorParams, inputs: Any) -> Needs:
+        return Needs((1.0,) * len(inputs.updates), arrays=2)
 
     def total(params: AggregatorParams, needs: Needs, chunk: Any) -> Any:
         return sum(values.copy() for values in chunk.floats())

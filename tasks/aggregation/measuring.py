@@ -1,0 +1,51 @@
+"""Passes over all updates before they are combined: distances, norms, whatever an aggregator must know first."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tasks.aggregation.chunks import Chunk
+from tasks.aggregation.kernels import SEGMENT
+from tasks.aggregation.registry import Fold, Measuring, Needs
+from tasks.aggregation.streams import FloatArray
+from tasks.aggregation.walk import Walk, find_culprit
+
+
+def measure(measuring: Measuring, walk: Walk, budget_bytes: int) -> Needs:
+    """What the aggregator needs, once it has had its passes.
+
+    A segment's length is fixed, not the budget's, and sums are added in order: the bytes are the same on any machine.
+    Memory: a fold's sums wait for their turn, as many as the budget has room for.
+    Raises: what the aggregator raises; UpdateUnusable (NOT_FINITE).
+    """
+    try:
+        fold = next(measuring)
+        while True:
+            fold = measuring.send(_sum(fold, walk, budget_bytes))
+    except StopIteration as end:
+        needs = end.value
+        assert isinstance(needs, Needs), "an aggregator's `needs` returns Needs"
+        return needs
+
+
+def _sum(fold: Fold, walk: Walk, budget_bytes: int) -> FloatArray:
+    def of_segment(chunk: Chunk) -> FloatArray:
+        with np.errstate(over="ignore", invalid="ignore"):
+            part = fold(chunk)
+        if not np.isfinite(part).all():
+            # Infinite distances of finite values (float64 of 1e200) are left to the aggregator.
+            find_culprit(chunk)
+        return part
+
+    total: FloatArray | None = None
+    # The largest sums are those of pairs; numpy's kernels also hold a few segments in float64.
+    pair_bytes = 8 * len(walk.updates) ** 2 // 2
+    room = budget_bytes // max(pair_bytes, 4 * 8 * SEGMENT) - 1
+    threads = walk.threads
+    walk.threads = max(1, min(threads, room))
+    try:
+        for _chunk, part in walk.run(of_segment, walk.float_tensors, SEGMENT, max(1, min(room, 2 * threads))):
+            total = part if total is None else total + part
+    finally:
+        walk.threads = threads
+    return np.zeros(0, np.float64) if total is None else total
