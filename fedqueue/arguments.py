@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, TypedDict, TypeVar
+from typing import Any, Literal, TypedDict, TypeVar
 from uuid import UUID
 
 from pydantic import ValidationError
@@ -30,6 +30,9 @@ class PolicyFields(TypedDict, total=False):
     max_rounds: int | None
     update_schema: Mapping[str, Any] | None
     client_agg_results_schema: Mapping[str, Any] | None
+    score_metric: str | None
+    score_mode: Literal["max", "min"]
+    patience: int | None
     max_norm: float | None
 
 

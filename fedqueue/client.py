@@ -210,6 +210,8 @@ class Client:
         data: ModelData,
         *,
         num_examples: float,
+        num_steps: int | None = ...,
+        loss: float | None = ...,
         base_aggregate: int | None = ...,
         metrics: Mapping[str, float] | None = ...,
         submission_id: Id | None = ...,
@@ -225,6 +227,8 @@ class Client:
         data: ModelData,
         *,
         num_examples: float,
+        num_steps: int | None = ...,
+        loss: float | None = ...,
         base_aggregate: int | None = ...,
         metrics: Mapping[str, float] | None = ...,
         submission_id: Id | None = ...,
@@ -239,6 +243,8 @@ class Client:
         data: ModelData,
         *,
         num_examples: float,
+        num_steps: int | None = None,
+        loss: float | None = None,
         base_aggregate: int | None = None,
         metrics: Mapping[str, float] | None = None,
         submission_id: Id | None = None,
@@ -248,7 +254,8 @@ class Client:
         """What became of the update; with `wait=False` the submission id, as soon as the broker has the message.
 
         `data`: named arrays, a .safetensors or .json file, or FMA's lists. `num_examples` is its weight, > 0.
-        `base_aggregate` is the id of the aggregate it was trained from. It counts once, however often it is sent under
+        `base_aggregate` is the id of the aggregate it was trained from; `num_steps` and `loss` are for the aggregators
+        that need them (fednova and scaffold, qfedavg). It counts once, however often it is sent under
         one `submission_id` (made here if none is given).
         Raises: UpdateRejected when the hub has set it aside as INVALID.
         """
@@ -263,6 +270,8 @@ class Client:
             submission_id=submission_id,
             **ids,
             num_examples=num_examples,
+            num_steps=num_steps,
+            loss=loss,
             base_aggregate=base_aggregate,
             data=payload.inline,
             data_uri=payload.ref.uri if payload.ref else None,
@@ -286,15 +295,17 @@ class Client:
         client_id: Id,
         validation_results: Mapping[str, Any],
         *,
+        num_examples: float = 1.0,
         timeout: float | None = None,
     ) -> ScoreView:
-        """What the client measured of the aggregate; a newer score of the same client replaces it."""
+        """What the client measured of the aggregate, on `num_examples`; a newer score of its own replaces it."""
         message = as_message(
             AddScore,
             model_id=as_uuid(model_id, "model_id"),
             aggregate_id=aggregate_id,
             client_id=as_uuid(client_id, "client_id"),
             validation_results=dict(validation_results),
+            num_examples=num_examples,
         )
         return self._ask(wire.SCORES_ADD, message, ScoreView, {}, timeout)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from inspect import signature
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -23,7 +24,16 @@ from fedqueue import (
 )
 from fedqueue.answers import Reply
 from fedqueue.arguments import PolicyFields
-from fedqueue.messages import CreateModel, EditModel, Policy, RegisterClient, SubmitModelUpdate
+from fedqueue.messages import (
+    AddScore,
+    CreateModel,
+    EditModel,
+    Message,
+    Policy,
+    PublishModel,
+    RegisterClient,
+    SubmitModelUpdate,
+)
 from fedqueue.messages import names as wire
 
 MODEL = UUID(int=1)
@@ -127,6 +137,20 @@ def test_an_edit_names_only_what_it_changes() -> None:
 
 def test_every_field_of_the_policy_is_a_keyword_here() -> None:
     assert set(PolicyFields.__annotations__) == set(Policy.model_fields) - {"v"}
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (Client.submit_update, SubmitModelUpdate),
+        (Client.add_score, AddScore),
+        (Client.publish, PublishModel),
+        (Client.register_client, RegisterClient),
+    ],
+)
+def test_every_field_of_a_message_can_be_given(call: Callable[..., Any], message: type[Message]) -> None:
+    """A field added to the wire and forgotten here could be used by no one."""
+    assert set(message.model_fields) - set(signature(call).parameters) <= {"v", "data_uri", "digest"}
 
 
 def test_a_client_id_is_made_here_so_that_a_repeat_registers_no_second_client() -> None:
