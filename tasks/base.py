@@ -36,7 +36,6 @@ def hub_task(name: str, message_type: type[M], **options: Any) -> Callable[[Call
     """
 
     def decorate(work: Callable[[Hub, M], View | None]) -> Task:
-        @shared_task(name=name, bind=True, max_retries=None, **options)
         def run(self: Task, payload: Any) -> dict[str, Any]:
             hub: Hub = self.app.hub
             try:
@@ -47,7 +46,7 @@ def hub_task(name: str, message_type: type[M], **options: Any) -> Callable[[Call
                 raise self.retry(exc=error, countdown=pause) from error
 
         run.__doc__ = work.__doc__
-        task: Task = run
+        task: Task = shared_task(name=name, bind=True, max_retries=None, **options)(run)
         return task
 
     return decorate

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from connectors.metadata import BaseMetadataConnector, Transaction
 from connectors.records import (
     CLAIMABLE_STATUSES,
     Claim,
+    Client,
     FederatedModel,
     ModelAggregate,
     ModelStatus,
@@ -16,6 +17,7 @@ from connectors.records import (
     ReasonCode,
     is_eligible,
 )
+from tasks.aggregation import find_aggregator
 from tasks.domain.lifecycle import advance
 from tasks.domain.requirements import Facts, judge
 from tasks.domain.submission import too_stale
@@ -32,6 +34,8 @@ class Begun:
     parent: ModelAggregate | None
     updates: tuple[ModelUpdate, ...]
     is_probe: bool  # only tries whether these suspects can be combined; posts nothing
+    # Updates that are no participants but models the aggregator takes beside them: the parameter, by update id.
+    references: Mapping[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,13 +95,32 @@ def _choose(hub: Hub, model: FederatedModel, claim: Claim, parent: ModelAggregat
         return Begun(claim, model, parent, suspects, is_probe=True)
     counted = ready if model.allow_repeats else _newest_of_each_client(ready)
     name, arguments = hub.metadata.pull_model_requirements(model)
-    registered = frozenset(client.id for client in hub.metadata.pull_model_clients(model))
+    clients = hub.metadata.pull_model_clients(model)
+    registered = frozenset(client.id for client in clients)
     # The claim has just been given its lease: that tells the database's time, by which updates became ready.
     now = claim.lease_until - lease_ms(hub)
     verdict = judge(name, arguments, Facts(counted, registered, now))
     if not verdict.is_met:
         return NotBegun("waiting", f"{name or 'any update'}: {verdict}")
-    return Begun(claim, model, parent, tuple(counted), is_probe=False)
+    references = _find_references(model, counted, clients)
+    if isinstance(references, NotBegun):
+        return references
+    return Begun(claim, model, parent, tuple(counted), is_probe=False, references=references)
+
+
+def _find_references(
+    model: FederatedModel, counted: Sequence[ModelUpdate], clients: Sequence[Client]
+) -> dict[int, str] | NotBegun:
+    """The updates of the clients that the aggregator's parameters name (FLTrust's root), or whom it waits for."""
+    references: dict[int, str] = {}
+    for parameter in find_aggregator(model.aggregator).references:
+        name = model.aggregator_params.get(parameter)
+        named = {client.id for client in clients if name in (client.name, str(client.uuid))}
+        found = [update for update in counted if update.client_id in named]
+        if not found:
+            return NotBegun("waiting", f"{model.aggregator}: no update of {parameter} {name!r} is ready")
+        references[found[-1].id] = parameter
+    return references
 
 
 def _register(hub: Hub, begun: Begun) -> Begun:
@@ -107,7 +130,7 @@ def _register(hub: Hub, begun: Begun) -> Begun:
     taken = metadata.register_model_updates_for_aggregation(begun.updates, claim=begun.claim)
     metadata.add_round(begun.claim, len(taken), hub.worker)
     model = advance(metadata, begun.model, ModelStatus.RUNNING)
-    return Begun(begun.claim, model, begun.parent, tuple(sorted(taken, key=lambda u: u.id)), begun.is_probe)
+    return replace(begun, model=model, updates=tuple(sorted(taken, key=lambda u: u.id)))
 
 
 def _newest_of_each_client(ready: Sequence[ModelUpdate]) -> list[ModelUpdate]:

@@ -83,7 +83,7 @@ def calls_of(method: str) -> list[str]:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == method:
                 receiver = node.func.value
-                if not (isinstance(receiver, ast.Name) and receiver.id in ("savepoint", "writer")):
+                if not (isinstance(receiver, ast.Name) and receiver.id in ("savepoint", "writer", "state_writer")):
                     found.append(short(path))
     return found
 

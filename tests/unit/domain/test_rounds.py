@@ -9,8 +9,9 @@ import pytest
 from connectors.errors import ClaimLost, StoreUnavailable
 from connectors.records import ModelStatus, ReasonCode, RoundState, UpdateStatus
 from tasks.domain.claiming import Begun, begin_round
+from tasks.domain.combining import LeaseKeeper
 from tasks.domain.models import set_paused
-from tasks.domain.rounds import LeaseKeeper, run_round
+from tasks.domain.rounds import finish_round, run_round
 
 
 def test_fmas_published_case(bench: Any) -> None:
@@ -289,6 +290,23 @@ def test_a_poisonous_update_is_found_by_halving_and_the_rest_go_on(bench: Any) -
     assert (states[3].status, states[3].reason_code) == (UpdateStatus.INVALID, ReasonCode.POISON)
     assert bench.values(model) == {"values": [(0 + 1 + 2 + 4) / 4]}
     assert crashes <= bench.hub.settings.max_attempts + 3, "five whole rounds, then log2 of five probes"
+
+
+def test_an_overtaken_probe_changes_nothing(bench: Any) -> None:
+    """It used to break over updates that were not its own any more."""
+    model, (one, two) = bench.model(clients=2, requirement="all_clients")
+    for client in (one, two):
+        bench.submit(model, client, [1.0])
+    probe = None
+    while not (isinstance(probe, Begun) and probe.is_probe):
+        with bench.metadata.transaction() as transaction:
+            probe = begin_round(bench.hub, model.id, transaction)
+        bench.milliseconds += 90_001
+    # A later claim takes the probed one for crashed, and goes on with the other suspect.
+    run_round(bench.hub, model.id)
+    before = bench.metadata.pull_model_updates(model)
+    assert finish_round(bench.hub, probe).outcome == "overtaken"
+    assert bench.metadata.pull_model_updates(model) == before
 
 
 def test_a_round_that_crashes_without_a_culprit_ends_in_error(bench: Any) -> None:

@@ -1,0 +1,207 @@
+"""Combining: a round's updates become a model in the store, with no transaction open (DESIGN 5.3)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+
+from connectors.errors import BlobMissing, ModelDataError
+from connectors.model_data import TensorReader
+from connectors.records import BlobRef, Claim, DataFormat, ModelUpdate, ReasonCode, TensorSpec
+from tasks.aggregation import (
+    StartFrom,
+    UpdateStream,
+    UpdateUnusable,
+    combine_streams,
+    find_aggregator,
+    state_tensors,
+)
+from tasks.domain.claiming import Begun, lease_ms
+from tasks.domain.recipes import Cooked, Ingredient, Recipe
+from tasks.hub import Hub
+
+
+class Culprit(Exception):
+    """One update that can't take part; the others can go on without it."""
+
+    def __init__(self, update: ModelUpdate, reason_code: ReasonCode, reason: str) -> None:
+        super().__init__(f"update {update.id}: {reason}")
+        self.update = update
+        self.reason_code = reason_code
+        self.reason = reason
+
+
+class RoundFailed(Exception):
+    """The round could not be combined, and no single update is known to be at fault."""
+
+
+class IngredientUnusable(Exception):
+    """One of a recipe's updates can't be read, or can't be combined with the others."""
+
+    def __init__(self, ingredient: Ingredient, error: ModelDataError | UpdateUnusable) -> None:
+        super().__init__(f"{ingredient.label}: {error.reason}")
+        self.ingredient = ingredient
+        self.reason_code = ReasonCode(error.reason_code)
+        self.reason = error.reason
+        self.is_missing = isinstance(error, BlobMissing)
+
+
+def combine_round(hub: Hub, begun: Begun) -> tuple[Recipe, Cooked]:
+    """The round's model in the store, fsynced under its digest, and how it was made; nobody names it yet.
+
+    Raises: Culprit, RoundFailed, ClaimLost, Unavailable, AggregationError, ModelDataError.
+    """
+    recipe = recipe_of(hub, begun)
+    keeper = LeaseKeeper(hub, begun.claim, [u.data.size_bytes if u.data else 0 for u in begun.updates])
+    tensors = begun.model.tensors
+    assert tensors is not None, "an update was accepted, and it set what the model looks like"
+    try:
+        return recipe, follow(hub, recipe, tensors, keeper)
+    except IngredientUnusable as error:
+        update = next(u for u in begun.updates if u.id == error.ingredient.update_id)
+        # It was there when it was submitted: a store that is not mounted must not condemn its updates at once.
+        if error.is_missing and update.attempts < hub.settings.max_attempts:
+            raise RoundFailed(str(error)) from error
+        raise Culprit(update, error.reason_code, error.reason) from error
+
+
+def recipe_of(hub: Hub, begun: Begun) -> Recipe:
+    """What the round's outcome depends on, by ascending update id."""
+    # Ascending id, not arrival order: float addition is not associative, and the same updates must give the same bytes.
+    model, metadata = begun.model, hub.metadata
+    current, state = None, None
+    if begun.parent is not None:
+        current, state = begun.parent.data, begun.parent.state
+    elif (initial := metadata.pull_model_artifact(model, "initial")) is not None:
+        current = initial.data
+    ingredients = []
+    for update in sorted(begun.updates, key=lambda u: u.id):
+        assert update.data is not None, "a row without data is INVALID, by the schema"
+        base = None
+        if update.base_aggregate_id is not None and update.base_number != begun.claim.head:
+            found = metadata.pull_model_aggregate(update.base_aggregate_id)
+            base = None if found is None else found.data
+        elif update.base_aggregate_id is None and begun.parent is not None:
+            initial = metadata.pull_model_artifact(model, "initial")
+            base = None if initial is None else initial.data
+        ingredients.append(
+            Ingredient(
+                update_id=update.id,
+                data=update.data,
+                num_examples=update.num_examples,
+                submission_id=str(update.submission_id),
+                client_id=str(update.client_uuid),
+                base_aggregate=update.base_aggregate_id,
+                base=base,
+                staleness=begun.claim.head - (update.base_number or 0),
+                num_steps=update.num_steps,
+                loss=update.loss,
+                reference=begun.references.get(update.id),
+            )
+        )
+    return Recipe(
+        number=begun.claim.head + 1,
+        aggregator=model.aggregator,
+        params=model.aggregator_params,
+        data_format=model.data_format,
+        ingredients=tuple(ingredients),
+        parent_id=None if begun.parent is None else begun.parent.id,
+        current=current,
+        state=state,
+    )
+
+
+def follow(hub: Hub, recipe: Recipe, tensors: Sequence[TensorSpec], keeper: LeaseKeeper | None = None) -> Cooked:
+    """The recipe's model, and what its aggregator keeps for the next round, in the store.
+
+    Raises: IngredientUnusable, ClaimLost, Unavailable, AggregationError, ModelDataError.
+    """
+    algorithm = find_aggregator(recipe.aggregator)
+    with ExitStack() as stack:
+
+        def read(ref: BlobRef, data_format: DataFormat = recipe.data_format) -> TensorReader:
+            reader = hub.model_data.open(ref, data_format)
+            stack.callback(reader.close)
+            if keeper is not None:
+                keeper.keep()
+            return reader
+
+        def read_ingredient(ingredient: Ingredient) -> TensorReader:
+            try:
+                return read(ingredient.data)
+            except ModelDataError as error:
+                raise IngredientUnusable(ingredient, error) from error
+
+        needs_models = algorithm.deltas or bool(algorithm.state)
+        sources = [
+            UpdateStream(
+                read_ingredient(ingredient),
+                num_examples=ingredient.num_examples,
+                label=ingredient.label,
+                base=read(ingredient.base) if ingredient.base is not None and needs_models else None,
+                staleness=ingredient.staleness,
+                num_steps=ingredient.num_steps,
+                loss=ingredient.loss,
+            )
+            for ingredient in recipe.updates
+        ]
+        references = {i.reference: read_ingredient(i) for i in recipe.ingredients if i.reference is not None}
+        kept = state_tensors(recipe.aggregator, recipe.params, tensors)
+        writer = stack.enter_context(hub.model_data.writer(tensors, recipe.data_format))
+        state_writer = stack.enter_context(hub.model_data.writer(kept, DataFormat.SAFETENSORS)) if kept else None
+        try:
+            report = combine_streams(
+                recipe.aggregator,
+                recipe.params,
+                sources,
+                writer,
+                current=read(recipe.current) if recipe.current is not None and needs_models else None,
+                state=read(recipe.state, DataFormat.SAFETENSORS) if recipe.state is not None and kept else None,
+                state_sink=state_writer,
+                references=references,
+                expected=tensors,
+                without_model=StartFrom.MEAN,
+                budget_bytes=hub.settings.memory_budget_bytes,
+                on_progress=None if keeper is None else keeper.note_bytes,
+            )
+        except UpdateUnusable as error:
+            raise IngredientUnusable(recipe.updates[error.index], error) from error
+        # No state is written where a first round without any model was the mean: there is nothing to remember.
+        state = state_writer.commit() if state_writer is not None and report.state else None
+        return Cooked(writer.commit(), state, replace(report, params=dict(recipe.params)))
+
+
+class LeaseKeeper:
+    """Renews a claim every third of its lease while the work goes on, and stops the work when the claim is lost."""
+
+    def __init__(
+        self, hub: Hub, claim: Claim, sizes: Sequence[int], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._hub = hub
+        self._claim = claim
+        self._sizes = sizes
+        self._clock = clock
+        self._renewed = clock()
+        self._bytes = 0
+
+    def note_bytes(self, bytes_done: int) -> None:
+        """Take down how far the work has come, and keep the claim. Raises: ClaimLost."""
+        self._bytes = bytes_done
+        self.keep()
+
+    def keep(self) -> None:
+        """Renew the claim if a third of the lease has gone by. Raises: ClaimLost, DatabaseUnavailable."""
+        if self._clock() - self._renewed < self._hub.settings.lease_seconds / 3:
+            return
+        share = min(1.0, self._bytes / max(1, sum(self._sizes)))
+        self._hub.metadata.transact(
+            lambda _: self._hub.metadata.renew_claim(
+                self._claim,
+                lease_ms(self._hub),
+                updates_done=int(share * len(self._sizes)),
+                bytes_done=self._bytes,
+            )
+        )
+        self._renewed = self._clock()
