@@ -1,7 +1,13 @@
 """Aggregation: how many updates become one model. Pure numerics: no files, no Celery, no database."""
 
 # Imported for their registering what they hold.
+from tasks.aggregation import asynchronous as asynchronous
+from tasks.aggregation import bulyan as bulyan
+from tasks.aggregation import clipping as clipping
 from tasks.aggregation import fedopt as fedopt
+from tasks.aggregation import fltrust as fltrust
+from tasks.aggregation import geometric_median as geometric_median
+from tasks.aggregation import heterogeneous as heterogeneous
 from tasks.aggregation import krum as krum
 from tasks.aggregation import means as means
 from tasks.aggregation import ranks as ranks

@@ -61,6 +61,23 @@ class Chunk:
         assert base is not None, "the engine lets no update without a base meet an aggregator of deltas"
         return self._of(base, f"the base of {self.updates[index].label or f'update {self.indices[index]}'}")
 
+    def raw_current(self) -> Array:
+        """The same elements of the current model. Raises: CurrentUnusable."""
+        assert self.current_source is not None, "declare `deltas` to be given the current model"
+        return self._of(self.current_source, "the current model")
+
+    def raw_reference(self, name: str) -> Array:
+        """The same elements of a model given beside the updates. Raises: CurrentUnusable."""
+        return self._of(self.references[name], f"the model {name!r}")
+
+    def all_raw(self) -> list[Array]:
+        """`raw` of every update that has the tensor."""
+        return [self.raw(at) for at in range(len(self.updates))]
+
+    def all_raw_bases(self) -> list[Array]:
+        """`raw_base` of every update that has the tensor."""
+        return [self.raw_base(at) for at in range(len(self.updates))]
+
     # --- in float64
 
     def floats(self) -> Iterator[FloatArray]:
@@ -81,12 +98,11 @@ class Chunk:
 
     def current(self) -> FloatArray:
         """The current model's elements; the caller's own."""
-        assert self.current_source is not None, "declare `deltas` to be given the current model"
-        return self._of(self.current_source, "the current model").astype(np.float64)
+        return self.raw_current().astype(np.float64)
 
     def reference(self, name: str) -> FloatArray:
         """The elements of a model given beside the updates; the caller's own."""
-        return self._of(self.references[name], f"the model {name!r}").astype(np.float64)
+        return self.raw_reference(name).astype(np.float64)
 
     def state(self, name: str) -> FloatArray:
         """What the last round kept under that name, zeros in the first; the caller's own."""
@@ -108,6 +124,17 @@ class Chunk:
         """Sum of coefficient × (value - base), added up in the order given."""
         return self._sum(self._chosen(coefficients), coefficients, deltas=True)
 
+    def weighted_offsets(self, coefficients: Sequence[float]) -> FloatArray:
+        """Sum of coefficient × (value - current), whatever the updates' own bases are."""
+        chosen = self._chosen(coefficients)
+        current = self.raw_current()
+        return self.kernels.weighted_sum(
+            [self.raw(at) for at in chosen],
+            [current] * len(chosen),
+            [coefficients[self.indices[at]] for at in chosen],
+            self.size,
+        )
+
     def mean(self, weights: Sequence[float]) -> FloatArray:
         """Sum of weight × value over the sum of weights, divided once at the end.
 
@@ -121,7 +148,7 @@ class Chunk:
 
     def sorted_mean(self, low: int, high: int) -> FloatArray:
         """By element: the mean of the values of rank [low, high) among the updates, ascending from 0."""
-        return self.kernels.sorted_mean([self.raw(at) for at in range(len(self.updates))], low, high)
+        return self.kernels.sorted_mean(self.all_raw(), low, high)
 
     def _of(self, source: TensorSource, what: str) -> Array:
         values = source.read(self.tensor, self.start, self.stop)

@@ -50,7 +50,7 @@ def _pick(name: str, num_byzantine: int, picks: int, inputs: Inputs) -> Measurin
         raise TooFewUpdates(name, count, 2 * num_byzantine + 3, f"2 × num_byzantine + 3, it is {num_byzantine}")
     check_room_for_pairs(name, inputs)
     distances = as_matrix((yield squared_distances), count)
-    scores = krum_scores(distances, np.arange(count), num_byzantine)
+    scores = krum_scores(distances, np.ones(count, dtype=bool), num_byzantine)
     # A stable sort: of equal scores the earlier update's counts as lower.
     picked = np.sort(np.argsort(scores, kind="stable")[:picks])
     weights = np.zeros(count)
@@ -70,7 +70,7 @@ _ALWAYS_FIT = 64
 
 def squared_distances(chunk: Chunk) -> FloatArray:
     """The fold: what a segment adds to the squared distance of every pair."""
-    return chunk.kernels.squared_distances([chunk.raw(at) for at in range(len(chunk.updates))])
+    return chunk.kernels.squared_distances(chunk.all_raw())
 
 
 def as_matrix(pairs: FloatArray, count: int) -> FloatArray:
@@ -83,19 +83,19 @@ def as_matrix(pairs: FloatArray, count: int) -> FloatArray:
     return matrix
 
 
-def krum_scores(distances: FloatArray, among: NDArray[np.intp], num_byzantine: int) -> FloatArray:
-    """For each update of `among`: the sum of its squared distances to its nearest n - f - 2 others there.
+def krum_scores(distances: FloatArray, left: NDArray[np.bool_], num_byzantine: int) -> FloatArray:
+    """For each update: the sum of its squared distances to the nearest n - f - 2 others of the n that are left.
 
-    At least one neighbour counts, so that Bulyan can pick down to the last. Shape (len(among),).
+    At least one neighbour counts, so that Bulyan can pick down to the last; an update that is not left scores
+    infinity. Shape (updates,).
     """
-    neighbours = max(1, len(among) - num_byzantine - 2)
-    scores = np.empty(len(among), np.float64)
-    for row, update in enumerate(among):
-        to_others = np.sort(np.delete(distances[update, among], row))
-        total = 0.0
-        for distance in to_others[:neighbours].tolist():
-            total += distance
-        scores[row] = total
+    neighbours = max(1, int(left.sum()) - num_byzantine - 2)
+    # Neither itself nor what has gone is anybody's neighbour; infinities go to a row's end.
+    to_others = np.where(left[None, :] & ~np.eye(len(left), dtype=bool), distances, np.inf)
+    to_others.sort(axis=1)
+    # Added one after another: a plain sum's order is the processor's choice.
+    scores: FloatArray = np.cumsum(to_others[:, :neighbours], axis=1)[:, -1]
+    scores[~left] = np.inf
     return scores
 
 

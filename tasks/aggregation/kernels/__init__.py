@@ -47,9 +47,16 @@ class Kernels(Protocol):
         """Sum of (a - b)² over one segment, for every pair: (1, 0), (2, 0), (2, 1), (3, 0), …"""
 
     def moments(
-        self, values: Sequence[Array], bases: Sequence[Array] | None, centre: FloatArray | None, along: FloatArray
+        self,
+        values: Sequence[Array],
+        bases: Sequence[Array] | None = None,
+        centre: FloatArray | None = None,
+        along: FloatArray | None = None,
     ) -> FloatArray:
-        """Sums of d² and of d × along over one segment for d = value - base - centre. Shape (updates, 2)."""
+        """Sums of d² and of d × along over one segment for d = value - base - centre. Shape (updates, 2).
+
+        What is not given is zero.
+        """
 
 
 # Loading the compiled form takes about half a second in a new process; numpy reads this much in less.

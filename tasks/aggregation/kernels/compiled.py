@@ -32,7 +32,7 @@ _int = types.int64
 _SIGNATURES = {
     "weighted_sum": types.void(_addresses, _addresses, _int, _doubles, _doubles),
     "squared_distances": types.void(_addresses, _int, _int, _doubles),
-    "moments": types.void(_addresses, _addresses, _int, _doubles, _doubles, _matrix),
+    "moments": types.void(_addresses, _addresses, _int, _int, _doubles, _doubles, _matrix),
     "order_statistics": types.void(_addresses, _int, _pairs, _int, _int, _int, _int, _doubles),
 }
 
@@ -74,14 +74,18 @@ class Compiled:
         return sums
 
     def moments(
-        self, values: Sequence[Array], bases: Sequence[Array] | None, centre: FloatArray | None, along: FloatArray
+        self,
+        values: Sequence[Array],
+        bases: Sequence[Array] | None = None,
+        centre: FloatArray | None = None,
+        along: FloatArray | None = None,
     ) -> FloatArray:
         """One tile of one update at a time."""
         pinned, addresses, kind = _addresses_of(values)
         pinned_bases, base_addresses, _kind = _addresses_of(bases) if bases else ([], _NO_ADDRESSES, 0)
         sums = np.empty((len(values), 2), np.float64)
-        around = _NO_FLOATS if centre is None else np.ascontiguousarray(centre)
-        self._loop("moments")(addresses, base_addresses, kind, around, np.ascontiguousarray(along), sums)
+        around, towards = (_NO_FLOATS if given is None else np.ascontiguousarray(given) for given in (centre, along))
+        self._loop("moments")(addresses, base_addresses, kind, values[0].size, around, towards, sums)
         del pinned, pinned_bases
         return sums
 

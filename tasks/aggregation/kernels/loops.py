@@ -132,9 +132,8 @@ def squared_distances(addresses: Any, kind: Any, size: Any, sums: Any) -> None:
                     sums[i * (i - 1) // 2 + j] += sum_squared_differences(row, other, whole)
 
 
-def moments(addresses: Any, base_addresses: Any, kind: Any, centre: Any, along: Any, sums: Any) -> None:
-    """Sums of d² and d × along for d = value - base - centre; an empty `centre` or `base_addresses` is left out."""
-    size = along.size
+def moments(addresses: Any, base_addresses: Any, kind: Any, size: Any, centre: Any, along: Any, sums: Any) -> None:
+    """Sums of d² and d × along for d = value - base - centre; what is empty is left out."""
     tile = np.empty(TILE, np.float64)
     base = np.empty(TILE, np.float64)
     other = np.empty(TILE, np.float64)
@@ -144,8 +143,9 @@ def moments(addresses: Any, base_addresses: Any, kind: Any, centre: Any, along: 
     for start in range(0, size, TILE):
         length = min(TILE, size - start)
         whole = -(-length // LANES) * LANES
-        other[:length] = along[start : start + length]
-        other[length:whole] = 0.0
+        if along.size:
+            other[:length] = along[start : start + length]
+            other[length:whole] = 0.0
         for i in range(addresses.size):
             load(addresses[i], kind, start, tile[:length], bits[:length])
             if base_addresses.size:
@@ -158,7 +158,8 @@ def moments(addresses: Any, base_addresses: Any, kind: Any, centre: Any, along: 
                     tile[k] -= centre[start + k]
             tile[length:whole] = 0.0
             sums[i, 0] += sum_products(tile_at, tile_at, whole)
-            sums[i, 1] += sum_products(tile_at, other_at, whole)
+            if along.size:
+                sums[i, 1] += sum_products(tile_at, other_at, whole)
 
 
 @register_jitable

@@ -68,17 +68,23 @@ class Reference:
         return np.array(sums, np.float64)
 
     def moments(
-        self, values: Sequence[Array], bases: Sequence[Array] | None, centre: FloatArray | None, along: FloatArray
+        self,
+        values: Sequence[Array],
+        bases: Sequence[Array] | None = None,
+        centre: FloatArray | None = None,
+        along: FloatArray | None = None,
     ) -> FloatArray:
         """One update after another."""
-        sums = np.empty((len(values), 2), np.float64)
+        sums = np.zeros((len(values), 2), np.float64)
         for index, value in enumerate(values):
             difference = value.astype(np.float64)
             if bases is not None:
                 difference -= bases[index].astype(np.float64)
             if centre is not None:
                 difference -= centre
-            sums[index] = sum_in_order(difference * difference), sum_in_order(difference * along)
+            sums[index, 0] = sum_in_order(difference * difference)
+            if along is not None:
+                sums[index, 1] = sum_in_order(difference * along)
         return sums
 
 

@@ -70,8 +70,11 @@ def test_distances_and_moments_agree_to_the_bit(values: list[Any], seed: int) ->
     centre, along = rng.normal(size=(2, values[0].size))
     _same(COMPILED.squared_distances(values), REFERENCE.squared_distances(values))
     for bases in (None, values[::-1]):
-        for around in (None, centre):
-            _same(COMPILED.moments(values, bases, around, along), REFERENCE.moments(values, bases, around, along))
+        for around, towards in ((None, along), (centre, along), (centre, None)):
+            _same(
+                COMPILED.moments(values, bases, around, towards),
+                REFERENCE.moments(values, bases, around, towards),
+            )
 
 
 @pytest.mark.parametrize("dtype", [np.float16, BF16], ids=str)

@@ -20,14 +20,25 @@ DTYPES: list[Any] = [np.float64, np.float32, np.float16, BF16, np.int64]
 PARAMS: dict[str, dict[str, Any]] = {
     "average_layers": {},
     "avg_values_if_data": {},
+    "bulyan": {"num_byzantine": 0},
+    "centered_clipping": {"tau": 40.0},
     "fedadagrad": {},
     "fedadam": {"bias_correction": "kingma"},
+    "fedasync": {"staleness_function": "polynomial"},
     "fedavg": {},
     "fedavgm": {"server_momentum": 0.9},
+    "fedbuff": {"buffer_size": 5},
+    "feddyn": {"alpha": 0.1, "num_clients": 10},
+    "fednova": {},
     "fedyogi": {},
+    "fltrust": {},  # and a root update, below
+    "geometric_median": {},
     "krum": {"num_byzantine": 1},
     "median": {},
     "multi_krum": {"num_byzantine": 1, "m": 2},
+    "norm_clipping": {"tau": 40.0},
+    "qfedavg": {},
+    "scaffold": {"local_learning_rate": 0.1, "num_clients": 10},
     "trimmed_mean": {"beta": 0.2},
 }
 
@@ -40,7 +51,7 @@ def _rounds(aggregator: str, rounds: list[tuple[Any, list[UpdateArrays]]], **how
     """Everything that two rounds leave, as bytes."""
     left, state = b"", None
     for current, updates in rounds:
-        params: Any = PARAMS[aggregator]
+        params = PARAMS[aggregator] | ({"root_update": updates[0].arrays} if aggregator == "fltrust" else {})
         combined = combine(aggregator, params, updates, current=current, state=state, **how)
         state = combined.state
         for arrays in (combined.arrays, state or {}):
