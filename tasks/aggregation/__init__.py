@@ -4,6 +4,7 @@
 from tasks.aggregation import asynchronous as asynchronous
 from tasks.aggregation import bulyan as bulyan
 from tasks.aggregation import clipping as clipping
+from tasks.aggregation import dp_fedavg as dp_fedavg
 from tasks.aggregation import fedopt as fedopt
 from tasks.aggregation import fltrust as fltrust
 from tasks.aggregation import geometric_median as geometric_median

@@ -48,6 +48,7 @@ def combine(
     budget_bytes: int = DEFAULT_BUDGET_BYTES,
     threads: int | None = None,
     engine: Engine | str = Engine.AUTO,
+    noise_seed: bytes | None = None,
 ) -> Combined:
     """The combination of the updates, summed in the order given, by the same engine that the rounds run.
 
@@ -84,6 +85,7 @@ def combine(
         budget_bytes=budget_bytes,
         threads=threads,
         engine=engine,
+        noise_seed=noise_seed,
     )
     kept = state_sink.arrays(report.state) if report.state else None
     return Combined(sink.arrays(report.tensors), kept, report)

@@ -32,6 +32,7 @@ class Chunk:
     current_source: TensorSource | None = None
     state_source: TensorSource | None = None  # None: nothing was kept so far
     references: Mapping[str, TensorSource] = field(default_factory=dict)
+    tensor_index: int = 0  # among the model's
     kept: dict[str, FloatArray] = field(default_factory=dict)  # what `keep` was given
     _read: dict[int, Array] = field(default_factory=dict)
 

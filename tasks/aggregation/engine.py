@@ -83,6 +83,7 @@ def combine_streams(
     budget_bytes: int = DEFAULT_BUDGET_BYTES,
     threads: int | None = None,
     engine: Engine | str = Engine.AUTO,
+    noise_seed: bytes | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> Report:
     """Write the combination of the updates into `sink`, and report what was done.
@@ -94,6 +95,7 @@ def combine_streams(
     `references`: the models that parameters name (`root_update`). `without_model`: what an aggregator of deltas does
     with neither `current` nor a base: refuse, or (a model's first round) take the mean weighted by num_examples;
     then no state is written.
+    `noise_seed`: 32 bytes for noise that can be computed again; None: nobody knows them.
     Memory: `budget_bytes` at most for the engine's own arrays, whatever the number and size of updates.
     `on_progress(bytes_read)` is called after every chunk, by the caller's thread; what it raises ends the combination.
     Raises: UnknownAggregator, UnknownParameter, InvalidParameter, StateUnexpected, StateUnusable, NoUpdates,
@@ -126,7 +128,7 @@ def combine_streams(
         on_progress=on_progress,
     )
     combining = start.algorithm
-    inputs = Inputs(updates, read_scalars(combining, state), state is None, budget_bytes)
+    inputs = Inputs(updates, read_scalars(combining, state), state is None, budget_bytes, noise_seed)
     settled = combining.needs(start.params or checked, inputs)
     needs = settled if isinstance(settled, Needs) else measure(settled, walk, budget_bytes)
     _combine(combining, start.params or checked, needs, walk, sink, state_sink, budget_bytes)
@@ -177,6 +179,8 @@ def _chunk_size(needs: Needs, kept: int, budget_bytes: int, threads: int, ahead:
 def _combine_chunk(algorithm: Aggregator, params: AggregatorParams, needs: Needs, chunk: Chunk) -> Array:
     if not chunk.updates:
         return _taken_over(algorithm, chunk)
+    if algorithm.floats_only and not is_float(chunk.dtype):
+        return chunk.raw_current()
     if chunk.dtype == "BOOL":
         return equal_booleans(chunk)
     target = NUMPY_DTYPES[chunk.dtype]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from tasks.aggregation.chunks import Chunk
 from tasks.aggregation.kernels import SEGMENT
 from tasks.aggregation.registry import Fold, Measuring, Needs
-from tasks.aggregation.streams import FloatArray
+from tasks.aggregation.streams import Array, FloatArray, TensorSpec
 from tasks.aggregation.walk import Walk, find_culprit
 
 
@@ -48,4 +50,29 @@ def _sum(fold: Fold, walk: Walk, budget_bytes: int) -> FloatArray:
             total = part if total is None else total + part
     finally:
         walk.threads = threads
-    return np.zeros(0, np.float64) if total is None else total
+    return of_segment(_empty_chunk(walk)) if total is None else total
+
+
+class _Nothing:
+    """A model without elements: what a fold gives for it has the shape that the aggregator expects."""
+
+    tensors: tuple[TensorSpec, ...] = ()
+
+    def read(self, name: str, start: int, stop: int) -> Array:  # noqa: ARG002  # as a TensorSource is called
+        """No elements."""
+        return np.empty(0, np.float64)
+
+
+def _empty_chunk(walk: Walk) -> Chunk:
+    nothing = _Nothing()
+    return Chunk(
+        updates=tuple(replace(update, source=nothing, base=None) for update in walk.updates),
+        indices=tuple(range(len(walk.updates))),
+        tensor="",
+        dtype="F64",
+        start=0,
+        stop=0,
+        kernels=walk.kernels,
+        current_source=nothing,
+        references=dict.fromkeys(walk.references, nothing),
+    )

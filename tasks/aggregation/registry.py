@@ -22,6 +22,7 @@ class Inputs:
     scalars: Mapping[str, FloatArray]  # what the last round left of the aggregator's `scalars`; zeros in the first
     is_first: bool  # no state came in
     budget_bytes: int
+    noise_seed: bytes | None = None  # 32 bytes; None: a new one that nobody knows
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,7 @@ class Aggregator:
     references: tuple[str, ...] = ()  # models it takes beside the updates, each named by the parameter of that name
     by_tensor: bool = False  # combines each tensor by itself, so that `keys = per_tensor` has a meaning
     may_start_from_mean: bool = True  # a first round without any model to start from may be the weighted mean
+    floats_only: bool = False  # integers and booleans stay as the current model has them
 
 
 _aggregators: dict[str, Aggregator] = {}

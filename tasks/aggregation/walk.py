@@ -57,6 +57,7 @@ class Walk:
         return tuple(tensor for tensor in self.tensors if is_float(tensor[2]))
 
     def _chunks(self, tensors: Sequence[TensorSpec], chunk_size: int) -> Iterator[Chunk]:
+        positions = {name: at for at, (name, _shape, _dtype) in enumerate(self.tensors)}
         for name, shape, dtype in tensors:
             indices = self.senders[name]
             if indices not in self._senders:
@@ -74,6 +75,7 @@ class Walk:
                     current_source=self.current,
                     state_source=self.state,
                     references=self.references,
+                    tensor_index=positions[name],
                 )
 
 

@@ -22,6 +22,7 @@ PARAMS: dict[str, dict[str, Any]] = {
     "avg_values_if_data": {},
     "bulyan": {"num_byzantine": 0},
     "centered_clipping": {"tau": 40.0},
+    "dp_fedavg": {"clip": 40.0, "noise_multiplier": 1.0, "delta": 1e-5},
     "fedadagrad": {},
     "fedadam": {"bias_correction": "kingma"},
     "fedasync": {"staleness_function": "polynomial"},
@@ -52,7 +53,7 @@ def _rounds(aggregator: str, rounds: list[tuple[Any, list[UpdateArrays]]], **how
     left, state = b"", None
     for current, updates in rounds:
         params = PARAMS[aggregator] | ({"root_update": updates[0].arrays} if aggregator == "fltrust" else {})
-        combined = combine(aggregator, params, updates, current=current, state=state, **how)
+        combined = combine(aggregator, params, updates, current=current, state=state, noise_seed=b"0" * 32, **how)
         state = combined.state
         for arrays in (combined.arrays, state or {}):
             left += b"".join(name.encode() + array.tobytes() for name, array in sorted(arrays.items()))
