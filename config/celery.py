@@ -130,8 +130,9 @@ def _processes(settings: Settings) -> dict[str, Any]:
     memory = settings.worker_max_memory_bytes
     return {
         "worker_concurrency": settings.worker_concurrency,
-        # Processes are replaced now and then: a slow leak stays a small one.
-        "worker_max_tasks_per_child": 500,
+        # Processes are replaced now and then: a slow leak stays a small one. But rarely: a task that is handed to a
+        # process about to be replaced waits three seconds (one for its exit, two of worker_lost_wait) for another.
+        "worker_max_tasks_per_child": 10_000,
         "worker_max_memory_per_child": None if memory is None else max(1, int(memory) // 1024),  # Celery: KiB
         # On a busy machine a new process needs longer than the default 4 s, and would be killed at birth.
         "worker_proc_alive_timeout": 20.0,

@@ -30,7 +30,7 @@ def celery(settings: Settings) -> dict[str, Any]:
         ("task_reject_on_worker_lost", True),
         ("worker_prefetch_multiplier", 1),
         ("worker_lost_wait", 2.0),
-        ("worker_max_tasks_per_child", 500),
+        ("worker_max_tasks_per_child", 10_000),
         ("worker_soft_shutdown_timeout", 20.0),
         ("worker_cancel_long_running_tasks_on_connection_loss", True),
         ("task_ignore_result", True),
