@@ -138,6 +138,11 @@ class Settings(BaseSettings):
     garbage_after_seconds: Seconds = Field(
         default=24 * 3600.0, description="A blob that no row names is deleted when it is older than this."
     )
+    retain_inputs: int | None = Field(
+        default=None,
+        ge=1,
+        description="The inputs of so many newest aggregates of a model are kept, for verify; by default all.",
+    )
     database_pool_size: int = Field(
         default=5, ge=1, description="Connections to the database that a process keeps open."
     )

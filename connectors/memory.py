@@ -279,6 +279,17 @@ class InMemoryMetadataConnector(BaseMetadataConnector):
             ),
         )
 
+    def pull_model_updates_used_up_to(self, model: FederatedModel, number: int, limit: int = 1000) -> list[ModelUpdate]:
+        used = [
+            update
+            for update in self._tables.updates.values()
+            if update.model_id == model.id
+            and update.applied_aggregate_id is not None
+            and self._tables.aggregates[update.applied_aggregate_id].number <= number
+            and not update.is_data_dropped
+        ]
+        return used[:limit]
+
     def register_model_updates_data_dropped(self, model_updates: Sequence[ModelUpdate]) -> None:
         self._transition(
             "register_model_updates_data_dropped",

@@ -249,6 +249,10 @@ class BaseMetadataConnector(ABC):
         """
 
     @abstractmethod
+    def pull_model_updates_used_up_to(self, model: FederatedModel, number: int, limit: int = 1000) -> list[ModelUpdate]:
+        """Updates used in the model's aggregates up to that number whose data was not let go yet, by ascending id."""
+
+    @abstractmethod
     def register_model_updates_data_dropped(self, model_updates: Sequence[ModelUpdate]) -> None:
         """Let the bytes of COMPLETE or INVALID updates go: garbage collection may take them, digests stay.
 

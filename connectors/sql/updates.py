@@ -181,6 +181,19 @@ class Updates(Database):
         )
         self._guarded("requeue_model_updates", statement, len(model_updates))
 
+    def pull_model_updates_used_up_to(self, model: FederatedModel, number: int, limit: int = 1000) -> list[ModelUpdate]:
+        applied = aliased(ModelAggregateRow)
+        statement = (
+            _updates_with_base()
+            .join(applied, applied.id == ModelUpdateRow.applied_aggregate_id)
+            .where(
+                ModelUpdateRow.model_id == model.id,
+                applied.number <= number,
+                ModelUpdateRow.is_data_dropped.is_(False),
+            )
+        )
+        return self._updates(statement.order_by(ModelUpdateRow.id).limit(limit))
+
     def register_model_updates_data_dropped(self, model_updates: Sequence[ModelUpdate]) -> None:
         statement = (
             update(ModelUpdateRow)

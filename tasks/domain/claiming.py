@@ -18,6 +18,7 @@ from connectors.records import (
     is_eligible,
 )
 from tasks.aggregation import find_aggregator
+from tasks.domain.buffers import buffer_size_of
 from tasks.domain.lifecycle import advance
 from tasks.domain.requirements import Facts, judge
 from tasks.domain.submission import too_stale
@@ -95,6 +96,9 @@ def _choose(hub: Hub, model: FederatedModel, claim: Claim, parent: ModelAggregat
         return Begun(claim, model, parent, suspects, is_probe=True)
     counted = ready if model.allow_repeats else _newest_of_each_client(ready)
     name, arguments = hub.metadata.pull_model_requirements(model)
+    buffer_size = buffer_size_of(model)
+    if buffer_size is not None:
+        name, arguments, counted = "require_x_updates", {"x": buffer_size}, counted[:buffer_size]
     clients = hub.metadata.pull_model_clients(model)
     registered = frozenset(client.id for client in clients)
     # The claim has just been given its lease: that tells the database's time, by which updates became ready.

@@ -163,6 +163,7 @@ def follow(hub: Hub, recipe: Recipe, tensors: Sequence[TensorSpec], keeper: Leas
                 references=references,
                 expected=tensors,
                 without_model=StartFrom.MEAN,
+                noise_seed=recipe.noise_seed,
                 budget_bytes=hub.settings.memory_budget_bytes,
                 on_progress=None if keeper is None else keeper.note_bytes,
             )

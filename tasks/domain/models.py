@@ -22,7 +22,8 @@ from connectors.records import (
     TensorSpec,
 )
 from fedqueue.messages import CreateModel, EditModel, Policy, PublishModel, RegisterClient
-from tasks.aggregation import AggregationError, check_params
+from tasks.aggregation import AggregationError, check_params, find_aggregator
+from tasks.domain.buffers import is_asynchronous
 from tasks.domain.errors import (
     InvalidModelData,
     InvalidPolicy,
@@ -52,8 +53,11 @@ def create_model(hub: Hub, message: CreateModel) -> FederatedModel:
 
     Raises: InvalidPolicy, InvalidModelData, ModelReused.
     """
+    if is_asynchronous(message.aggregator) and "requirement" not in message.model_fields_set:
+        message = message.model_copy(update={"requirement": None})
     policy = _checked_policy(message, CreateModel.model_fields.keys() & Policy.model_fields.keys())
     initial, tensors = _take_initial(hub, message)
+    _check_start(message.aggregator, initial is not None)
     described = FederatedModel(
         id=0,
         uuid=message.model_id,
@@ -97,6 +101,9 @@ def edit_model(hub: Hub, message: EditModel) -> FederatedModel:
             if name in named and getattr(message.changes, name) != getattr(model, name):
                 named |= {arguments}
         changes = _checked_policy(standing.model_copy(update=_named(message.changes, named)), named)
+        _check_start(
+            changes.get("aggregator", model.aggregator), model.head > 0 or model.initial_artifact_id is not None
+        )
         differing = {name: value for name, value in changes.items() if getattr(model, name) != value}
         if not differing:
             return model
@@ -194,11 +201,22 @@ def _checked_policy(policy: Policy, names: set[str] | frozenset[str]) -> dict[st
             ("aggregator_params", params.model_dump(mode="json")),
             ("requirement", requirement),
             ("requirement_args", arguments),
-            ("allow_repeats", bool(policy.allow_repeats)),
+            # Who waits for nobody may come twice before the slowest has come once.
+            (
+                "allow_repeats",
+                is_asynchronous(policy.aggregator) if policy.allow_repeats is None else policy.allow_repeats,
+            ),
         )
         if name in names
     }
     return checked
+
+
+def _check_start(aggregator: str, has_model: bool) -> None:
+    if not has_model and not find_aggregator(aggregator).may_start_from_mean:
+        raise InvalidPolicy(
+            f"{aggregator} needs a model to start from: create the model with an initial one", field="initial"
+        )
 
 
 def _named(policy: Policy, names: set[str] | frozenset[str]) -> dict[str, Any]:

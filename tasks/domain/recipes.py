@@ -48,6 +48,12 @@ class Recipe:
     parent_id: int | None = None
     current: BlobRef | None = None  # the parent's model, else the initial one
     state: BlobRef | None = None  # what the parent's round left
+    noise_seed: bytes | None = None  # None: a new one, if the aggregator draws noise
+
+    @property
+    def is_random(self) -> bool:
+        """Whether it draws noise from a seed that was not kept."""
+        return self.params.get("keep_noise_seed") is False and self.noise_seed is None
 
     @property
     def updates(self) -> tuple[Ingredient, ...]:
@@ -113,6 +119,7 @@ def from_manifest(manifest: Mapping[str, Any]) -> Recipe:
         parent_id=manifest["parent"],
         current=_to_ref(manifest["current"]),
         state=_to_ref(manifest["state"]),
+        noise_seed=bytes.fromhex(manifest["facts"]["noise_seed"]) if "noise_seed" in manifest["facts"] else None,
         ingredients=tuple(
             Ingredient(
                 update_id=given["update_id"],

@@ -264,6 +264,20 @@ def test_garbage_collection_is_told_which_blobs_have_names(connector: BaseMetada
     assert connector.pull_named_digests([*named, loose.digest]) == named - {update.data.digest}
 
 
+def test_inputs_of_old_aggregates_are_found_until_they_are_let_go(connector: BaseMetadataConnector, world: Any) -> None:
+    model = world.model()
+    used = []
+    for _ in range(3):
+        used.append(world.update(model).id)
+        world.post(model)
+    old = connector.pull_model_updates_used_up_to(model, 2)
+    assert [update.id for update in old] == used[:2]
+    with connector.transaction():
+        connector.register_model_updates_data_dropped(old[:1])
+    assert [update.id for update in connector.pull_model_updates_used_up_to(model, 2)] == used[1:2]
+    assert connector.pull_model_updates_used_up_to(world.model(), 2) == []
+
+
 def test_data_that_may_still_be_needed_is_not_dropped(connector: BaseMetadataConnector, world: Any) -> None:
     model = world.model()
     waiting = world.update(model)

@@ -43,8 +43,9 @@ class Bench:
         fields = {"data_format": "json", "requirement": None} | policy
         model = create_model(self.hub, CreateModel(model_id=uuid4(), **fields))
         names = [uuid4() for _ in range(clients)]
-        for name in names:
-            register_client(self.hub, RegisterClient(model_id=model.uuid, client_id=name))
+        for position, name in enumerate(names):
+            message = RegisterClient(model_id=model.uuid, client_id=name, name=f"client {position}")
+            register_client(self.hub, message)
         return self.now(model), names
 
     def now(self, model: FederatedModel) -> FederatedModel:

@@ -49,6 +49,24 @@ def test_a_policy_that_can_not_work_is_refused_when_it_is_set(
     assert bench.metadata.pull_federated_models() == []
 
 
+def test_an_aggregator_that_can_not_start_from_the_mean_needs_an_initial_model(bench: Any) -> None:
+    """A plain mean in the first round would give away what differential privacy is to hide."""
+    params = {"clip": 1.0, "noise_multiplier": 1.0, "delta": 1e-5}
+    message = CreateModel(
+        model_id=uuid4(), data_format="json", aggregator="dp_fedavg", aggregator_params=params, requirement=None
+    )
+    with pytest.raises(InvalidPolicy, match="needs a model to start from") as refused:
+        create_model(bench.hub, message)
+    assert refused.value.field == "initial"
+    assert create_model(bench.hub, message.model_copy(update={"initial_data": [0.0]})).aggregator == "dp_fedavg"
+    plain, _ = bench.model()
+    with pytest.raises(InvalidPolicy, match="needs a model to start from"):
+        edit_model(
+            bench.hub,
+            EditModel(model_id=plain.uuid, changes=Policy(aggregator="dp_fedavg", aggregator_params=params)),
+        )
+
+
 def test_fmas_positional_arguments_are_kept_by_name(bench: Any) -> None:
     message = CreateModel(
         model_id=uuid4(), aggregator_params=["uniform"], requirement="require_x_updates", requirement_args=[3]

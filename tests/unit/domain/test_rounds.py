@@ -9,8 +9,9 @@ import pytest
 from connectors.errors import ClaimLost, StoreUnavailable
 from connectors.records import ModelStatus, ReasonCode, RoundState, UpdateStatus
 from tasks.domain.claiming import Begun, begin_round
+from tasks.domain.combining import LeaseKeeper
 from tasks.domain.models import set_paused
-from tasks.domain.rounds import LeaseKeeper, finish_round, run_round
+from tasks.domain.rounds import finish_round, run_round
 
 
 def test_fmas_published_case(bench: Any) -> None:
