@@ -119,11 +119,11 @@ class Chunk:
 
     def weighted_sum(self, coefficients: Sequence[float]) -> FloatArray:
         """Sum of coefficient × value, added up in the order given."""
-        return self._sum(self._chosen(coefficients), coefficients, deltas=False)
+        return self._sum_by_round(coefficients, deltas=False)
 
     def weighted_deltas(self, coefficients: Sequence[float]) -> FloatArray:
         """Sum of coefficient × (value - base), added up in the order given."""
-        return self._sum(self._chosen(coefficients), coefficients, deltas=True)
+        return self._sum_by_round(coefficients, deltas=True)
 
     def weighted_offsets(self, coefficients: Sequence[float]) -> FloatArray:
         """Sum of coefficient × (value - current), whatever the updates' own bases are."""
@@ -142,6 +142,13 @@ class Chunk:
         Whole numbers with whole weights give their exact mean, correctly rounded.
         """
         return self._mean(weights, deltas=False)
+
+    def cast_mean(self, weights: Sequence[float]) -> Array:
+        """`mean`, in the tensor's own dtype if that is float32: quicker where nothing else is to be done to it."""
+        if self.dtype != "F32":
+            return self.mean(weights)
+        chosen, scaled, total = self._scaled(weights)
+        return self.kernels.narrow_weighted_sum([self.raw(at) for at in chosen], scaled, self.size, total)
 
     def mean_delta(self, weights: Sequence[float]) -> FloatArray:
         """Sum of weight × (value - base) over the sum of weights, divided once at the end."""
@@ -166,20 +173,22 @@ class Chunk:
         )
 
     def _mean(self, weights: Sequence[float], *, deltas: bool) -> FloatArray:
+        chosen, scaled, total = self._scaled(weights)
+        return self._sum(chosen, scaled, total, deltas=deltas)
+
+    def _scaled(self, weights: Sequence[float]) -> tuple[list[int], list[float], float]:
         chosen = self._chosen(weights)
         scaled, total = scaled_weights(tuple(weights[self.indices[at]] for at in chosen))
-        mean = self._sum(chosen, scaled, deltas=deltas, by_position=True)
-        mean /= total
-        return mean
+        return chosen, scaled, total
 
-    def _sum(
-        self, chosen: Sequence[int], coefficients: Sequence[float], *, deltas: bool, by_position: bool = False
-    ) -> FloatArray:
+    def _sum_by_round(self, coefficients: Sequence[float], *, deltas: bool) -> FloatArray:
+        chosen = self._chosen(coefficients)
+        return self._sum(chosen, [coefficients[self.indices[at]] for at in chosen], 1.0, deltas=deltas)
+
+    def _sum(self, chosen: Sequence[int], coefficients: Sequence[float], divisor: float, *, deltas: bool) -> FloatArray:
         values = [self.raw(at) for at in chosen]
         bases = [self.raw_base(at) for at in chosen] if deltas else None
-        if not by_position:
-            coefficients = [coefficients[self.indices[at]] for at in chosen]
-        return self.kernels.weighted_sum(values, bases, coefficients, self.size)
+        return self.kernels.weighted_sum(values, bases, coefficients, self.size, divisor)
 
     def _chosen(self, weights: Sequence[float]) -> list[int]:
         return [at for at, index in enumerate(self.indices) if weights[index]]

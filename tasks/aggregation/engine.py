@@ -188,7 +188,9 @@ def _combine_chunk(algorithm: Aggregator, params: AggregatorParams, needs: Needs
         return combine_integers(params.integers, needs.weights, chunk, target)
     # Infinities are looked for afterwards, and become an error that says where they come from.
     with np.errstate(over="ignore", invalid="ignore"):
-        combined = cast_once(algorithm.combine_chunk(params, needs, chunk), target)
+        combined = algorithm.combine_chunk(params, needs, chunk)
+        if combined.dtype != target:
+            combined = cast_once(combined, target)
     finite = np.isfinite(combined)
     if not finite.all():
         raise_not_finite(chunk, int(np.argmin(finite)))

@@ -7,7 +7,7 @@ from enum import StrEnum
 from tasks.aggregation.chunks import Chunk
 from tasks.aggregation.params import AggregatorParams
 from tasks.aggregation.registry import Aggregator, Inputs, Needs, register
-from tasks.aggregation.streams import FloatArray
+from tasks.aggregation.streams import Array
 
 
 class Weighting(StrEnum):
@@ -45,12 +45,12 @@ def alike(inputs: Inputs) -> tuple[float, ...]:
     return (1.0,) * len(inputs.updates)
 
 
-def weighted_mean(params: AggregatorParams, needs: Needs, chunk: Chunk) -> FloatArray:  # noqa: ARG001  # one signature for all
+def weighted_mean(params: AggregatorParams, needs: Needs, chunk: Chunk) -> Array:  # noqa: ARG001  # one signature for all
     """The sum of weight times value over the sum of weights, float64, added in the order given.
 
     Source: McMahan et al., AISTATS 2017, Algorithm 1.
     """
-    return chunk.mean(needs.weights)
+    return chunk.cast_mean(needs.weights)
 
 
 FEDAVG = register(Aggregator("fedavg", FedAvgParams, fedavg_needs, weighted_mean, by_tensor=True))

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from tasks.aggregation.chunks import Chunk
 from tasks.aggregation.errors import InvalidParameter, UnknownAggregator, UnknownParameter
 from tasks.aggregation.params import AggregatorParams, KeyPolicy
-from tasks.aggregation.streams import FloatArray, UpdateStream
+from tasks.aggregation.streams import Array, FloatArray, UpdateStream
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,15 +47,16 @@ class Aggregator:
 
     `needs` either returns Needs at once, or measures first: as a generator it yields a Fold for every pass over all
     updates that it wants, is sent its sum, and returns Needs in the end (`distances = yield fold`).
-    `combine_chunk` gets float tensors only, answers float64, and must not depend on where a chunk begins or ends:
-    element by element the outcome is the same for any chunk size. The engine owns reading, threads, memory, order,
-    casting, the integer policy and writing; `combine_chunk` and folds are called by several threads at once.
+    `combine_chunk` gets float tensors only, answers float64 (or the tensor's dtype, cast once), and must not depend on
+    where a chunk begins or ends: element by element the outcome is the same for any chunk size. The engine owns
+    reading, threads, memory, order, casting, the integer policy and writing; `combine_chunk` and folds are called by
+    several threads at once.
     """
 
     name: str
     params: type[AggregatorParams]
     needs: Callable[[Any, Inputs], Needs | Measuring]
-    combine_chunk: Callable[[Any, Needs, Chunk], FloatArray]
+    combine_chunk: Callable[[Any, Needs, Chunk], Array]
     deltas: bool = False  # works on what an update adds to its base: needs the base or the current model
     state: tuple[str, ...] = ()  # kept between rounds, a float64 tensor for each float tensor: Chunk.state and .keep
     scalars: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # kept likewise: name and shape

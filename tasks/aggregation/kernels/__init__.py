@@ -11,6 +11,9 @@ from collections.abc import Sequence
 from enum import StrEnum
 from typing import Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from tasks.aggregation.streams import Array, FloatArray
 
 # Sums over elements (norms, distances) are float64 and follow one fixed order, or their bytes would depend on who
@@ -33,9 +36,19 @@ class Kernels(Protocol):
     """What both forms offer. Arrays are 1-D, of one length and one float dtype; outcomes are float64."""
 
     def weighted_sum(
-        self, values: Sequence[Array], bases: Sequence[Array] | None, coefficients: Sequence[float], size: int
+        self,
+        values: Sequence[Array],
+        bases: Sequence[Array] | None,
+        coefficients: Sequence[float],
+        size: int,
+        divisor: float = 1.0,
     ) -> FloatArray:
-        """Sum of coefficient × (value - base) by element, added up from 0 in the order given. Shape (size,)."""
+        """Sum of coefficient × (value - base) by element, from 0 in the order given, over `divisor`. Shape (size,)."""
+
+    def narrow_weighted_sum(
+        self, values: Sequence[Array], coefficients: Sequence[float], size: int, divisor: float
+    ) -> NDArray[np.float32]:
+        """The same without bases, each element cast to float32 as soon as it is divided."""
 
     def sorted_mean(self, values: Sequence[Array], low: int, high: int) -> FloatArray:
         """Mean of the values of rank [low, high) by element, summed ascending; NaN where any is not finite."""

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from numba import njit, types
+from numpy.typing import NDArray
 
 from tasks.aggregation.dtypes import NAMES
 from tasks.aggregation.kernels import loops
@@ -21,16 +22,18 @@ _log = logging.getLogger(__name__)
 
 _KINDS = {"F64": loops.F64, "F32": loops.F32, "F16": loops.F16, "BF16": loops.BF16}
 _NO_FLOATS: FloatArray = np.empty(0, np.float64)
+_NO_NARROW: NDArray[np.float32] = np.empty(0, np.float32)
 _NO_ADDRESSES = np.empty(0, np.uint64)
 _CACHE_BYTES = 1 << 15  # of the processor's nearest cache, for the rows of a sorting network
 
 _addresses = types.Array(types.uint64, 1, "C")
 _doubles = types.Array(types.float64, 1, "C")
+_singles = types.Array(types.float32, 1, "C")
 _matrix = types.Array(types.float64, 2, "C")
 _pairs = types.Array(types.int32, 2, "C")
 _int = types.int64
 _SIGNATURES = {
-    "weighted_sum": types.void(_addresses, _addresses, _int, _doubles, _doubles),
+    "weighted_sum": types.void(_addresses, _addresses, _int, _doubles, types.float64, _doubles, _singles),
     "squared_distances": types.void(_addresses, _int, _int, _doubles),
     "moments": types.void(_addresses, _addresses, _int, _int, _doubles, _doubles, _matrix),
     "order_statistics": types.void(_addresses, _int, _pairs, _int, _int, _int, _int, _doubles),
@@ -44,18 +47,43 @@ class Compiled:
         self._loops: dict[str, Callable[..., None]] = {}
 
     def weighted_sum(
-        self, values: Sequence[Array], bases: Sequence[Array] | None, coefficients: Sequence[float], size: int
+        self,
+        values: Sequence[Array],
+        bases: Sequence[Array] | None,
+        coefficients: Sequence[float],
+        size: int,
+        divisor: float = 1.0,
     ) -> FloatArray:
         """One array of that size: the sum."""
         total = np.empty(size, np.float64)
+        self._sum(values, bases, coefficients, divisor, total, _NO_NARROW)
+        return total
+
+    def narrow_weighted_sum(
+        self, values: Sequence[Array], coefficients: Sequence[float], size: int, divisor: float
+    ) -> NDArray[np.float32]:
+        """In float64 for one tile at a time: half the memory of the sum, written once."""
+        narrow = np.empty(size, np.float32)
+        self._sum(values, None, coefficients, divisor, _NO_FLOATS, narrow)
+        return narrow
+
+    def _sum(
+        self,
+        values: Sequence[Array],
+        bases: Sequence[Array] | None,
+        coefficients: Sequence[float],
+        divisor: float,
+        total: FloatArray,
+        narrow: NDArray[np.float32],
+    ) -> None:
         if not values:
-            total[:] = 0.0
-            return total
+            total[:], narrow[:] = 0.0, 0.0
+            return
         pinned, addresses, kind = _addresses_of(values)
         pinned_bases, base_addresses, _kind = _addresses_of(bases) if bases else ([], _NO_ADDRESSES, 0)
-        self._loop("weighted_sum")(addresses, base_addresses, kind, np.array(coefficients, np.float64), total)
+        factors = np.array(coefficients, np.float64)
+        self._loop("weighted_sum")(addresses, base_addresses, kind, factors, divisor, total, narrow)
         del pinned, pinned_bases  # only now: the loop read their memory
-        return total
 
     def sorted_mean(self, values: Sequence[Array], low: int, high: int) -> FloatArray:
         """A sorting network of only those comparisons that the wanted ranks depend on."""

@@ -29,43 +29,51 @@ def load(address: Any, kind: Any, start: Any, tile: Any, bits: Any) -> None:
     """Fill `tile` with the float64 values of the elements from `start` on; `bits` is scratch, uint32, as long."""
     size = tile.size
     if kind == 1:
-        floats = carray(float32_at(address), (start + size,))
+        floats = carray(float32_at(address), (start + size,))[start:]
         for k in range(size):
-            tile[k] = floats[start + k]
+            tile[k] = floats[k]
     elif kind == 0:
-        doubles = carray(float64_at(address), (start + size,))
+        doubles = carray(float64_at(address), (start + size,))[start:]
         for k in range(size):
-            tile[k] = doubles[start + k]
+            tile[k] = doubles[k]
     else:
-        halves = carray(uint16_at(address), (start + size,))
+        halves = carray(uint16_at(address), (start + size,))[start:]
         widened = bits.view(np.float32)
         if kind == 3:
             for k in range(size):
-                bits[k] = np.uint32(halves[start + k]) << np.uint32(16)
+                bits[k] = np.uint32(halves[k]) << np.uint32(16)
             for k in range(size):
                 tile[k] = widened[k]
         else:
             # Shifted into a float32's fields, a float16 is too small by 2**112, subnormal ones included.
             for k in range(size):
-                bits[k] = np.uint32(halves[start + k] & np.uint16(0x7FFF)) << np.uint32(13)
+                bits[k] = np.uint32(halves[k] & np.uint16(0x7FFF)) << np.uint32(13)
             for k in range(size):
                 value = np.float64(widened[k] * _HALF_SCALE)
                 if bits[k] >= np.uint32(0x0F800000):  # infinite or NaN
                     value = np.float64(np.inf if bits[k] == np.uint32(0x0F800000) else np.nan)
-                tile[k] = -value if halves[start + k] & np.uint16(0x8000) else value
+                tile[k] = -value if halves[k] & np.uint16(0x8000) else value
 
 
-def weighted_sum(addresses: Any, base_addresses: Any, kind: Any, coefficients: Any, total: Any) -> None:
-    """Sum of coefficient × (value - base); no `base_addresses`: of coefficient × value."""
+def weighted_sum(
+    addresses: Any, base_addresses: Any, kind: Any, coefficients: Any, divisor: Any, total: Any, narrow: Any
+) -> None:
+    """Sum of coefficient × (value - base) over `divisor`; no `base_addresses`: of coefficient × value.
+
+    Into `total`; if that is empty, cast into `narrow`.
+    """
     count = addresses.size
     deltas = base_addresses.size > 0
+    casting = narrow.size > 0
+    size_of_all = max(total.size, narrow.size)
     tile = np.empty(_SUM_TILE, np.float64)
     base_tile = np.zeros(_SUM_TILE, np.float64)
+    sum_tile = np.empty(_SUM_TILE, np.float64)
     bits = np.empty(_SUM_TILE, np.uint32)
-    for start in range(0, total.size, _SUM_TILE):
-        size = min(_SUM_TILE, total.size - start)
+    for start in range(0, size_of_all, _SUM_TILE):
+        size = min(_SUM_TILE, size_of_all - start)
         stop = start + size
-        sums = total[start:stop]
+        sums = sum_tile[:size] if casting else total[start:stop]
         sums[:] = 0.0
         base = base_tile[:size]
         i = 0
@@ -77,25 +85,7 @@ def weighted_sum(addresses: Any, base_addresses: Any, kind: Any, coefficients: A
                 for j in range(1, 4):
                     four = four and base_addresses[i + j] == base_addresses[i]
             if four:
-                # Four float32 updates at once: the sums are loaded and stored a quarter as often.
-                x0 = carray(float32_at(addresses[i]), (stop,))[start:]
-                x1 = carray(float32_at(addresses[i + 1]), (stop,))[start:]
-                x2 = carray(float32_at(addresses[i + 2]), (stop,))[start:]
-                x3 = carray(float32_at(addresses[i + 3]), (stop,))[start:]
-                c0, c1, c2, c3 = coefficients[i], coefficients[i + 1], coefficients[i + 2], coefficients[i + 3]
-                if deltas:
-                    for k in range(size):
-                        b = base[k]
-                        s = sums[k] + c0 * (np.float64(x0[k]) - b)
-                        s = s + c1 * (np.float64(x1[k]) - b)
-                        s = s + c2 * (np.float64(x2[k]) - b)
-                        sums[k] = s + c3 * (np.float64(x3[k]) - b)
-                else:
-                    for k in range(size):
-                        s = sums[k] + c0 * np.float64(x0[k])
-                        s = s + c1 * np.float64(x1[k])
-                        s = s + c2 * np.float64(x2[k])
-                        sums[k] = s + c3 * np.float64(x3[k])
+                add_four(addresses, base, deltas, coefficients, i, start, sums)
                 i += 4
             else:
                 values = tile[:size]
@@ -108,6 +98,38 @@ def weighted_sum(addresses: Any, base_addresses: Any, kind: Any, coefficients: A
                     for k in range(size):
                         sums[k] += c * values[k]
                 i += 1
+        if casting:
+            out = narrow[start:stop]
+            for k in range(size):
+                out[k] = np.float32(sums[k] / divisor)
+        elif divisor != 1.0:
+            for k in range(size):
+                sums[k] = sums[k] / divisor
+
+
+@register_jitable
+def add_four(addresses: Any, base: Any, deltas: Any, coefficients: Any, i: Any, start: Any, sums: Any) -> None:
+    """Four float32 updates from the i-th on at once: the sums are loaded and stored a quarter as often."""
+    size = sums.size
+    stop = start + size
+    x0 = carray(float32_at(addresses[i]), (stop,))[start:]
+    x1 = carray(float32_at(addresses[i + 1]), (stop,))[start:]
+    x2 = carray(float32_at(addresses[i + 2]), (stop,))[start:]
+    x3 = carray(float32_at(addresses[i + 3]), (stop,))[start:]
+    c0, c1, c2, c3 = coefficients[i], coefficients[i + 1], coefficients[i + 2], coefficients[i + 3]
+    if deltas:
+        for k in range(size):
+            b = base[k]
+            s = sums[k] + c0 * (np.float64(x0[k]) - b)
+            s = s + c1 * (np.float64(x1[k]) - b)
+            s = s + c2 * (np.float64(x2[k]) - b)
+            sums[k] = s + c3 * (np.float64(x3[k]) - b)
+    else:
+        for k in range(size):
+            s = sums[k] + c0 * np.float64(x0[k])
+            s = s + c1 * np.float64(x1[k])
+            s = s + c2 * np.float64(x2[k])
+            sums[k] = s + c3 * np.float64(x3[k])
 
 
 def squared_distances(addresses: Any, kind: Any, size: Any, sums: Any) -> None:
@@ -154,8 +176,9 @@ def moments(addresses: Any, base_addresses: Any, kind: Any, size: Any, centre: A
                 for k in range(length):
                     tile[k] -= base[k]
             if centre.size:
+                around = centre[start:]
                 for k in range(length):
-                    tile[k] -= centre[start + k]
+                    tile[k] -= around[k]
             tile[length:whole] = 0.0
             sums[i, 0] += sum_products(tile_at, tile_at, whole)
             if along.size:
@@ -179,9 +202,9 @@ def exchange(rows: Any, pairs: Any, size: Any) -> None:
 def load_narrow(address: Any, kind: Any, start: Any, row: Any, size: Any, bits: Any, tile: Any) -> None:
     """Like `load`, into a row of float32: exact for all but float64."""
     if kind == 1:
-        floats = carray(float32_at(address), (start + size,))
+        floats = carray(float32_at(address), (start + size,))[start:]
         for k in range(size):
-            row[k] = floats[start + k]
+            row[k] = floats[k]
     else:
         load(address, kind, start, tile[:size], bits[:size])
         for k in range(size):

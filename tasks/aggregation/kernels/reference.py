@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tasks.aggregation.kernels import LANES, TILE
 from tasks.aggregation.streams import Array, FloatArray
@@ -14,7 +15,12 @@ class Reference:
     """Every method as `Kernels` says."""
 
     def weighted_sum(
-        self, values: Sequence[Array], bases: Sequence[Array] | None, coefficients: Sequence[float], size: int
+        self,
+        values: Sequence[Array],
+        bases: Sequence[Array] | None,
+        coefficients: Sequence[float],
+        size: int,
+        divisor: float = 1.0,
     ) -> FloatArray:
         """Three arrays of that size: the sum, one update, its base."""
         total = np.zeros(size, np.float64)
@@ -25,7 +31,16 @@ class Reference:
                 buffer -= bases[index].astype(np.float64)
             buffer *= coefficient
             total += buffer
+        if divisor != 1:
+            total /= divisor
         return total
+
+    def narrow_weighted_sum(
+        self, values: Sequence[Array], coefficients: Sequence[float], size: int, divisor: float
+    ) -> NDArray[np.float32]:
+        """First whole, then cast."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            return self.weighted_sum(values, None, coefficients, size, divisor).astype(np.float32)
 
     def sorted_mean(self, values: Sequence[Array], low: int, high: int) -> FloatArray:
         """All updates at once in float64, sorted by element."""

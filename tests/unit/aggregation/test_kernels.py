@@ -51,6 +51,14 @@ def test_weighted_sums_agree_to_the_bit(values: list[Any], one_base: bool, seed:
             COMPILED.weighted_sum(values, given_bases, coefficients, size),
             REFERENCE.weighted_sum(values, given_bases, coefficients, size),
         )
+        _same(
+            COMPILED.weighted_sum(values, given_bases, coefficients, size, 0.7),
+            REFERENCE.weighted_sum(values, given_bases, coefficients, size, 0.7),
+        )
+    _same(
+        COMPILED.narrow_weighted_sum(values, coefficients, size, 0.7),
+        REFERENCE.narrow_weighted_sum(values, coefficients, size, 0.7),
+    )
 
 
 @settings(max_examples=40, deadline=None)
