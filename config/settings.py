@@ -39,6 +39,11 @@ def _folders(value: Any) -> Any:
     return [part for part in value.split(os.pathsep) if part] if isinstance(value, str) else value
 
 
+def _names(value: Any) -> Any:
+    """`one,two`, or a sequence."""
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Bytes = Annotated[ByteSize, Field(gt=0)]
 
@@ -147,6 +152,11 @@ class Settings(BaseSettings):
         default=5, ge=1, description="Connections to the database that a process keeps open."
     )
 
+    plugins: Annotated[tuple[str, ...], BeforeValidator(_names)] = Field(
+        default=(),
+        description="Python modules to import at start, for aggregators and requirements of others; by commas.",
+    )
+
     # --- telling others
 
     notify_task: str | None = Field(
@@ -204,6 +214,7 @@ class Settings(BaseSettings):
         """The environment that gives a child process these very settings, passwords included."""
         values = self.model_dump(mode="json")
         values["store_outside_roots"] = os.pathsep.join(values["store_outside_roots"])
+        values["plugins"] = ",".join(values["plugins"])
         return {PREFIX + name.upper(): str(value) for name, value in values.items() if value is not None}
 
     def __repr_args__(self) -> list[tuple[str | None, Any]]:

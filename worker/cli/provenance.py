@@ -112,8 +112,10 @@ def _hub() -> Iterator[Hub]:
     settings = settings_or_exit()
     from tasks.hub import Hub
     from worker.bootstrap import build_metadata, build_model_data
+    from worker.plugins import load_plugins
 
     with readable_errors():
+        load_plugins(settings)
         metadata = build_metadata(settings)
         try:
             metadata.check()
