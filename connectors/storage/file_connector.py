@@ -21,6 +21,7 @@ from connectors.storage.garbage import clear_staging, collect_blobs, is_digest
 from connectors.storage.json_files import JsonReader, JsonWriter
 from connectors.storage.limits import Limits
 from connectors.storage.maps import OpenMaps
+from connectors.storage.model_files import is_safetensors
 from connectors.storage.places import as_root, finding, locate, open_file, working_in
 from connectors.storage.safetensors_files import SafetensorsReader, SafetensorsWriter
 from connectors.storage.safetensors_layout import LENGTH_BYTES, lay_out
@@ -204,10 +205,7 @@ class FileModelDataConnector(BaseModelDataConnector):
         path = self._path_of(ref)
         with open_file(self._root, path) as file, working_in(path):
             start = file.read(LENGTH_BYTES + 1)
-        # No JSON text holds a NUL; a header under 2**32 bytes has four of them before its brace.
-        if start[4:8] == bytes(4) and start[8:] == b"{":
-            return DataFormat.SAFETENSORS
-        return DataFormat.JSON
+        return DataFormat.SAFETENSORS if is_safetensors(start) else DataFormat.JSON
 
     def _check_size(self, size: int) -> None:
         if size > self._limits.max_bytes:

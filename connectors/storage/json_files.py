@@ -26,8 +26,11 @@ _SPILL_BYTES = 1024 * 1024
 class JsonReader:
     """A TensorReader over parsed JSON."""
 
-    def __init__(self, root: Path, path: Path, limits: Limits) -> None:
-        """Raises: ModelDataError (as parse_fma_json), BlobMissing, StoreUnavailable."""
+    def __init__(self, root: Path, path: Path, limits: Limits, *, spill: Path | None = None) -> None:
+        """`spill`: the folder where large values wait, else the store's own for staged files.
+
+        Raises: ModelDataError (as parse_fma_json), BlobMissing, StoreUnavailable.
+        """
         with open_file(root, path) as file, working_in(path):
             size = os.fstat(file.fileno()).st_size
             if size > limits.max_json_bytes:
@@ -35,7 +38,7 @@ class JsonReader:
             text = file.read(limits.max_json_bytes + 1)
         arrays = parse_fma_json(text, limits)
         self._tensors: tuple[TensorSpec, ...] = tuple((name, array.shape, "F64") for name, array in arrays.items())
-        self._arrays: Mapping[str, FloatArray] | None = self._settle(root, arrays)
+        self._arrays: Mapping[str, FloatArray] | None = self._settle(spill or root / "staging", arrays)
         self._bytes = sum(array.nbytes for array in arrays.values())
 
     @property
@@ -62,11 +65,10 @@ class JsonReader:
         self._arrays = None
 
     @staticmethod
-    def _settle(root: Path, arrays: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
+    def _settle(staging: Path, arrays: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
         flat = {name: array.reshape(-1) for name, array in arrays.items()}
         total = sum(array.nbytes for array in flat.values())
         if total > _SPILL_BYTES:
-            staging = root / "staging"
             with working_in(staging):
                 staging.mkdir(exist_ok=True)
                 with tempfile.TemporaryFile(dir=staging) as file:
@@ -102,16 +104,21 @@ class JsonWriter:
         flat[start : start + values.size] = values
         self._written[name] += values.size
 
-    def commit(self) -> BlobRef:
-        """Make it durable under its digest.
-
-        Raises: ValueError if elements are missing, ModelDataError (NOT_FINITE), StoreUnavailable.
-        """
+    def finish(self) -> None:
+        """Write the text. Raises: ValueError if elements are missing, ModelDataError (NOT_FINITE), StoreUnavailable."""
         for name, array in self._arrays.items():
             if self._written[name] != array.size:
                 raise ValueError(f"{name!r} is incomplete: {self._written[name]} of {array.size} elements were written")
         with working_in(self._root):
             for piece in format_fma_json(self._arrays):
                 self._file.write(piece.encode())
+
+    def commit(self) -> BlobRef:
+        """Make it durable under its digest.
+
+        Raises: ValueError if elements are missing, ModelDataError (NOT_FINITE), StoreUnavailable.
+        """
+        self.finish()
+        with working_in(self._root):
             path, digest = keep_blob(self._root, self._file)
             return BlobRef(path.as_uri(), digest, path.stat().st_size)

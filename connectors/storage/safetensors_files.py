@@ -90,9 +90,13 @@ class SafetensorsWriter:
             self._put(flat.view(np.uint8).data, tensor.offset + start * flat.itemsize)
         self._written[name] += flat.size
 
+    def finish(self) -> None:
+        """Return if the file is whole. Raises: ValueError if elements are missing."""
+        check_complete(self._placed.values(), self._written)
+
     def commit(self) -> BlobRef:
         """Make it durable under its digest. Raises: ValueError if elements are missing, StoreUnavailable."""
-        check_complete(self._placed.values(), self._written)
+        self.finish()
         with working_in(self._root):
             path, digest = keep_blob(self._root, self._file)
         return BlobRef(path.as_uri(), digest, self._length)
