@@ -13,7 +13,8 @@ from tasks.aggregation.chunks import Chunk, state_name
 from tasks.aggregation.dtypes import NUMPY_DTYPES, cast_once, is_float
 from tasks.aggregation.errors import NoUpdates, TensorMissing
 from tasks.aggregation.integers import combine_integers, equal_booleans
-from tasks.aggregation.kernels import Engine, kernels_for
+from tasks.aggregation.kernels import Engine
+from tasks.aggregation.kernels.choice import kernels_for
 from tasks.aggregation.measuring import measure
 from tasks.aggregation.params import AggregatorParams
 from tasks.aggregation.registry import Aggregator, Inputs, Needs, check_params, find_aggregator
@@ -161,7 +162,8 @@ def _combine(
     def do(chunk: Chunk) -> Array:
         return _combine_chunk(algorithm, params, needs, chunk)
 
-    ahead = walk.threads + 1
+    # Enough that a thread never waits for the one that writes.
+    ahead = 4 * walk.threads if walk.threads > 1 else 1
     size = _chunk_size(needs, len(algorithm.state), budget_bytes, walk.threads, ahead)
     for chunk, combined in walk.run(do, walk.tensors, size, ahead):
         sink.write(chunk.tensor, chunk.start, combined)

@@ -70,31 +70,3 @@ class Kernels(Protocol):
 
         What is not given is zero.
         """
-
-
-# Loading the compiled form takes about half a second in a new process; numpy reads this much in less.
-_WORTH_LOADING = 1 << 28
-_WORTH_USING = 1 << 20
-
-_compiled: Kernels | None = None
-
-
-def kernels_for(engine: Engine, num_bytes: int) -> Kernels:
-    """The form to compute with for that many bytes of updates."""
-    if engine is Engine.NUMBA or (
-        engine is Engine.AUTO and num_bytes >= (_WORTH_LOADING if _compiled is None else _WORTH_USING)
-    ):
-        return _load_compiled()
-    from tasks.aggregation.kernels.reference import REFERENCE
-
-    return REFERENCE
-
-
-def _load_compiled() -> Kernels:
-    global _compiled
-    if _compiled is None:
-        # Imported late: numba takes a quarter of a second that a worker with small models never spends.
-        from tasks.aggregation.kernels.compiled import load
-
-        _compiled = load()
-    return _compiled
