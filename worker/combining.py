@@ -28,11 +28,15 @@ from tasks.aggregation import (
     find_aggregator,
     state_tensors,
 )
-from tasks.aggregation.kernels import kernels_for
-from tasks.aggregation.kernels.reference import REFERENCE
+from tasks.aggregation.kernels.choice import is_worth_loading
 from tasks.aggregation.structure import agree_on_structure
 from tasks.aggregation.threads import default_threads
 from worker.errors import ProcessError
+
+
+# Bytes of updates from which loading numba's kernels surely takes less than they save. Between nothing and this the
+# engine itself finds out, after having begun with numpy.
+_WORTH_LOADING = 1 << 28
 
 
 class CombinationFailed(ProcessError):
@@ -199,7 +203,7 @@ def _load_kernels(combination: Combination) -> None:
     for update in combination.updates:
         with suppress(OSError):  # it is said of the file when it is opened
             total += update.path.stat().st_size
-    if kernels_for(combination.engine, total) is REFERENCE:
+    if not is_worth_loading(combination.engine, total):
         return
     tiny = {"w": np.ones(1, np.float32)}
     rehearsed = [
