@@ -108,6 +108,14 @@ class BaseModelDataConnector(ABC):
         """
 
     @abstractmethod
+    def normalise(self, ref: BlobRef, data_format: DataFormat) -> BlobRef:
+        """The blob that holds the same tensors in the format that the model is kept in.
+
+        `ref` itself, unless its bytes are of a format that is read but not kept (numpy's .npy and .npz).
+        Raises: ModelDataError (as `open`), BlobMissing, StoreUnavailable.
+        """
+
+    @abstractmethod
     def open(self, ref: BlobRef, data_format: DataFormat) -> TensorReader:
         """A reader of the stored model.
 

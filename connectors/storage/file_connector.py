@@ -6,7 +6,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -22,6 +22,7 @@ from connectors.storage.json_files import JsonReader, JsonWriter
 from connectors.storage.limits import Limits
 from connectors.storage.maps import OpenMaps
 from connectors.storage.model_files import is_safetensors
+from connectors.storage.npz_files import NumpyReader, copy_tensors, is_numpy
 from connectors.storage.places import as_root, finding, locate, open_file, working_in
 from connectors.storage.safetensors_files import SafetensorsReader, SafetensorsWriter
 from connectors.storage.safetensors_layout import LENGTH_BYTES, lay_out
@@ -129,6 +130,25 @@ class FileModelDataConnector(BaseModelDataConnector):
                 _check_digest(uri, found, digest)
                 kept, _digest = keep_blob(self._root, staged, found)
             return BlobRef(kept.as_uri(), found, size)
+
+    def normalise(self, ref: BlobRef, data_format: DataFormat) -> BlobRef:
+        """`ref`, or of numpy's files a safetensors blob of the same tensors, which the model is kept in.
+
+        Raises: ModelDataError (CORRUPT, DTYPE, TOO_LARGE; SCHEMA where the model is kept as JSON), BlobMissing,
+        StoreUnavailable.
+        """
+        path = self._path_of(ref)
+        with open_file(self._root, path) as file, working_in(path):
+            if not is_numpy(file.read(LENGTH_BYTES)):
+                return ref
+        if data_format is not DataFormat.SAFETENSORS:
+            raise ModelDataError(ReasonCode.SCHEMA, f"a file of numpy's, and the model is kept as {data_format}")
+        with (
+            closing(NumpyReader(self._root, path, self._limits)) as reader,
+            self.writer(reader.tensors, data_format) as writer,
+        ):
+            copy_tensors(reader, writer)
+            return writer.commit()
 
     def open(self, ref: BlobRef, data_format: DataFormat) -> TensorReader:
         """A reader of the stored model, found by its digest: references outlive a move of the store.

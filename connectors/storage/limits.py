@@ -16,6 +16,10 @@ class Limits:
     max_header_bytes: int = 100 * _MIB  # of a safetensors header: the format's own limit
     # Of JSON text. Reading it takes up to 16 times as much memory while it lasts ("0," becomes a float object).
     max_json_bytes: int = 256 * _MIB
+    # An archive that unpacks to more than ratio_free_bytes may not unpack to more than so many times its own size: a
+    # trained model's weights pack 2 : 1 at best, 256 MiB of zeros 1,028 : 1.
+    max_unpacked_ratio: int = 100
+    ratio_free_bytes: int = 16 * _MIB
     max_open_maps: int = 256  # files mapped at once; a round of more updates maps them in turn
 
     def __post_init__(self) -> None:

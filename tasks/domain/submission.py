@@ -191,7 +191,9 @@ def _take_in(hub: Hub, model: FederatedModel, message: SubmitModelUpdate) -> _In
 
 def _store(hub: Hub, model: FederatedModel, message: SubmitModelUpdate) -> BlobRef:
     if message.data_uri is not None:
-        return hub.model_data.take_in(message.data_uri, message.digest)
+        sent = hub.model_data.take_in(message.data_uri, message.digest)
+        # What was sent in numpy's format is kept in the model's; payload_digest remembers what was sent.
+        return hub.model_data.normalise(sent, model.data_format)
     if model.data_format is not DataFormat.JSON:
         raise ModelDataError(
             ReasonCode.SCHEMA, f"inline data is JSON, and the model is kept as {model.data_format}: send a data_uri"

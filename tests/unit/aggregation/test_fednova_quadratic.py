@@ -67,8 +67,7 @@ def _run(aggregator: str, clients: Sequence[Quadratic], start: Floats, rate: flo
 def _optimum(clients: Sequence[Quadratic], weights: Sequence[float]) -> Floats:
     """Of Σ weight × F_i."""
     curvature = sum(w * c.curvature for w, c in zip(weights, clients, strict=True))
-    found: Floats = np.linalg.solve(curvature, sum(w * c.pull for w, c in zip(weights, clients, strict=True)))
-    return found
+    return _solve(curvature, sum(w * c.pull for w, c in zip(weights, clients, strict=True)))
 
 
 def _limit(aggregator: str, clients: Sequence[Quadratic], rate: float) -> Floats:
@@ -81,8 +80,11 @@ def _limit(aggregator: str, clients: Sequence[Quadratic], rate: float) -> Floats
         weight = c.num_examples / (c.num_steps if aggregator == "fednova" else 1)
         left += weight * k @ c.curvature
         right += weight * k @ c.pull
-    found: Floats = np.linalg.solve(left, right)
-    return found
+    return _solve(left, right)
+
+
+def _solve(left: Any, right: Any) -> Floats:
+    return np.asarray(np.linalg.solve(left, right), np.float64)
 
 
 def test_the_optima_are_those_worked_out_by_hand() -> None:
