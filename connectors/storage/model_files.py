@@ -66,7 +66,7 @@ class ModelFileWriter:
         self._writer = (
             JsonWriter(target.parent, file, tensors)
             if format_of_name(target) is DataFormat.JSON
-            else SafetensorsWriter(target.parent, file, tensors, None)
+            else SafetensorsWriter(target.parent, file, tensors, None, content_addressed=False)
         )
 
     def write(self, name: str, start: int, values: Array) -> None:

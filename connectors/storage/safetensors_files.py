@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -71,10 +72,19 @@ class SafetensorsWriter:
     """A TensorWriter into a staged file: header first, then every piece at its place."""
 
     def __init__(
-        self, root: Path, file: BinaryIO, tensors: Sequence[TensorSpec], metadata: Mapping[str, str] | None
+        self,
+        root: Path,
+        file: BinaryIO,
+        tensors: Sequence[TensorSpec],
+        metadata: Mapping[str, str] | None,
+        *,
+        content_addressed: bool = True,
     ) -> None:
+        """`content_addressed`: it will be committed under its digest, so what comes in order is hashed on the way."""
         self._root = root
         self._file = file
+        self._digest = sha256() if content_addressed else None
+        self._hashed = 0  # bytes from the file's start
         before_data, placed, self._length = lay_out(tensors, metadata)
         self._placed = {tensor.spec[0]: tensor for tensor in placed}
         self._written = dict.fromkeys(self._placed, 0)
@@ -98,11 +108,16 @@ class SafetensorsWriter:
         """Make it durable under its digest. Raises: ValueError if elements are missing, StoreUnavailable."""
         self.finish()
         with working_in(self._root):
-            path, digest = keep_blob(self._root, self._file)
+            whole = self._digest if self._hashed == self._length else None
+            path, digest = keep_blob(self._root, self._file, whole.hexdigest() if whole else None)
         return BlobRef(path.as_uri(), digest, self._length)
 
     def _put(self, data: Any, offset: int) -> None:
         view = memoryview(data)
+        # The bytes are still in the processor's cache; reading them all again at the end would take as long again.
+        if self._digest is not None and offset == self._hashed:
+            self._digest.update(view)
+            self._hashed += len(view)
         with working_in(self._root):
             while view:
                 done = os.pwrite(self._file.fileno(), view, offset)

@@ -22,6 +22,7 @@ Done = TypeVar("Done")
 # Loading numba and its machine code from the disk takes about half a second in a new process. A combination that has
 # kept numpy busy for so long is likely to go on for longer; a small one never gets there.
 _PATIENCE_SECONDS = 0.3
+_WORTH_LOADING = 1 << 28
 _WORTH_USING = 1 << 20
 
 _compiled: Kernels | None = None
@@ -35,6 +36,11 @@ def kernels_for(engine: Engine, num_bytes: int) -> Kernels:
     if engine is Engine.NUMBA or (_compiled is not None and num_bytes >= _WORTH_USING):
         return _load()
     return Impatient()
+
+
+def is_worth_loading(engine: Engine, num_bytes: int) -> bool:
+    """Whether a process that is about to combine that many bytes, and knows, had better load numba's form at once."""
+    return engine is Engine.NUMBA or (engine is Engine.AUTO and num_bytes >= _WORTH_LOADING)
 
 
 def _load() -> Kernels:

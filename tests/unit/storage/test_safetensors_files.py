@@ -250,6 +250,30 @@ def test_tensors_may_be_written_in_turns(store: FileModelDataConnector) -> None:
         assert reader.read("b", 0, 2).tolist() == [1.5, 2.5]
 
 
+def test_what_is_written_in_the_files_order_is_hashed_on_the_way(
+    store: FileModelDataConnector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reading a model of gigabytes again only to know its digest would double what a round waits for."""
+    tensors: list[TensorSpec] = [("a", (3,), "F64"), ("b", (2, 2), "F32"), ("n", (1,), "I8")]
+    pieces: list[tuple[str, int, Any]] = [
+        ("a", 0, np.ones(2)),
+        ("a", 2, np.ones(1)),
+        ("b", 0, np.ones(4, np.float32)),
+        ("n", 0, np.ones(1, np.int8)),
+    ]
+    with store.writer(tensors, DataFormat.SAFETENSORS) as writer:
+        for name, start, values in reversed(pieces[2:]):  # out of order: hashed at the end
+            writer.write(name, start, values)
+        for name, start, values in pieces[:2]:
+            writer.write(name, start, values)
+        expected = writer.commit()
+    monkeypatch.setattr("fedqueue.blobs.digest_of", lambda path: pytest.fail("the file was read again"))
+    with store.writer(tensors, DataFormat.SAFETENSORS) as writer:
+        for name, start, values in pieces:
+            writer.write(name, start, values)
+        assert writer.commit() == expected
+
+
 def test_the_writer_refuses_a_name_given_twice(store: FileModelDataConnector) -> None:
     twice: list[TensorSpec] = [("a", (1,), "F64"), ("a", (1,), "F64")]
     with pytest.raises(ModelDataError, match="must differ"), store.writer(twice, DataFormat.SAFETENSORS):
