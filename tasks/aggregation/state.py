@@ -35,7 +35,7 @@ def check_state(algorithm: Aggregator, tensors: Sequence[TensorSpec], state: Ten
     if not wanted:
         raise StateUnexpected(algorithm.name)
     given = {name: (tuple(shape), dtype) for name, shape, dtype in state.tensors}
-    for name in wanted.keys() | given.keys():
+    for name in [*wanted, *given]:
         if name not in given:
             raise StateUnusable(algorithm.name, f"lacks {name!r}")
         if name not in wanted:
