@@ -4,7 +4,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 ARGS ?=
 bin := .venv/bin
 
-.PHONY: demo test setup lint types imports unit locks chaos benchmarks clean
+.PHONY: demo test setup lint types imports unit locks peers benchmarks-smoke chaos benchmarks clean
 
 demo: setup
 	$(bin)/python -m worker demo $(ARGS)
@@ -37,6 +37,25 @@ unit: setup
 locks: setup
 	$(bin)/uv pip compile --quiet --universal --generate-hashes --no-header --python-version 3.11 requirements/run.in --output-file requirements/run.txt
 	$(bin)/uv pip compile --quiet --universal --generate-hashes --no-header --python-version 3.11 requirements/dev.in --output-file requirements/dev.txt
+	$(bin)/uv pip compile --quiet --universal --generate-hashes --no-header --python-version 3.11 requirements/peers-flower.in --output-file requirements/peers-flower.txt
+	$(bin)/uv pip compile --quiet --universal --generate-hashes --no-header --python-version 3.11 requirements/peers-nvflare.in --output-file requirements/peers-nvflare.txt
+
+# Other projects' aggregation, each in an environment of its own: benchmarks/aggregation.py measures against it.
+peers: .peers/flower/installed .peers/nvflare/installed
+
+.peers/%/installed: requirements/peers-%.txt
+	test -x .peers/$*/bin/python || $(PYTHON) -m venv .peers/$*
+	.peers/$*/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement $<
+	touch $@
+
+# The full sizes want a quiet machine: some ten minutes and 12 GB of memory.
+benchmarks: setup peers
+	$(bin)/python -m benchmarks.aggregation $(ARGS)
+
+# Every benchmark small and once: that each runs to its end and its outcomes agree, not how fast this machine is.
+benchmarks-smoke: setup peers
+	$(bin)/python -m benchmarks.aggregation --quick
+	$(bin)/python -m benchmarks.differences
 
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist *.egg-info
+	rm -rf .venv .peers .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist *.egg-info

@@ -17,6 +17,7 @@ from connectors.records import DataFormat, ReasonCode, TensorSpec
 from connectors.storage.json_files import JsonReader, JsonWriter
 from connectors.storage.limits import Limits
 from connectors.storage.maps import OpenMaps
+from connectors.storage.npz_files import NumpyReader, is_numpy
 from connectors.storage.places import finding, open_file, working_in
 from connectors.storage.safetensors_files import SafetensorsReader, SafetensorsWriter
 from connectors.storage.safetensors_layout import LENGTH_BYTES
@@ -31,7 +32,7 @@ class ModelFiles:
         self._maps = OpenMaps(self._limits.max_open_maps)
 
     def open(self, path: Path) -> TensorReader:
-        """A reader of safetensors or FMA's JSON, told apart by its bytes; links are followed.
+        """A reader of safetensors, numpy's formats or FMA's JSON, told apart by its bytes; links are followed.
 
         Raises: BlobMissing, ModelDataError (as FileModelDataConnector.open), StoreUnavailable.
         """
@@ -42,6 +43,8 @@ class ModelFiles:
             start = file.read(LENGTH_BYTES + 1)
         if size > self._limits.max_bytes:
             raise ModelDataError(ReasonCode.TOO_LARGE, f"{size} bytes, the limit is {self._limits.max_bytes}")
+        if is_numpy(start[:LENGTH_BYTES]):
+            return NumpyReader(real.parent, real, self._limits, spill=Path(tempfile.gettempdir()))
         if not is_safetensors(start) and (format_of_name(path) is DataFormat.JSON or start.lstrip()[:1] == b"["):
             return JsonReader(real.parent, real, self._limits, spill=Path(tempfile.gettempdir()))
         if size < LENGTH_BYTES:  # also because an empty file can't be mapped

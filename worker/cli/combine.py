@@ -31,7 +31,7 @@ def combine(
         list[str],
         typer.Argument(
             metavar="FILE[:NUM_EXAMPLES[,num_steps=…][,loss=…][,staleness=…][,base=FILE]]…",
-            help="The updates, safetensors or FMA's JSON, summed in this order.",
+            help="The updates, safetensors, npz or FMA's JSON, summed in this order.",
         ),
     ],
     aggregator: Annotated[str, typer.Option(help="As a model names it: fedavg, median, krum, …")],

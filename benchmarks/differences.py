@@ -1,0 +1,148 @@
+"""Where other projects' aggregation gives other numbers than ours: `python -m benchmarks.differences`.
+
+Small files whose outcome one can work out by hand, given to the same contestants as benchmarks/aggregation.py.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from safetensors.numpy import load_file, save_file
+
+from benchmarks.contestants import Contestant, PeerMissing
+from benchmarks.peers.serving import Request
+
+Update = dict[str, NDArray[Any]]
+
+_MEANS: Final = (
+    ("fedqueue", "fedavg"),
+    ("nvflare", "WeightedAggregationHelper"),
+    ("flower", "aggregate"),
+    ("flower", "aggregate_inplace"),
+    ("flower", "aggregate_arrayrecords"),
+)
+_KRUMS: Final = (("fedqueue", "krum"), ("flower", "aggregate_krum"), ("flower", "select_multikrum"))
+_REFUSED: Final = "refused"
+
+
+@dataclass(frozen=True)
+class Case:
+    """A few updates, and what should come of them."""
+
+    title: str
+    updates: Sequence[Update]
+    num_examples: Sequence[int]
+    expected: str
+    entrants: Sequence[tuple[str, str]] = _MEANS
+    params: dict[str, Any] = field(default_factory=dict)
+
+
+def _w(values: Any, dtype: str) -> Update:
+    return {"w": np.array(values, dtype)}
+
+
+def converged_updates() -> tuple[list[Update], int]:
+    """Ten updates late in training, 10⁻⁵ of their weights apart, and the one nearest to its neighbours.
+
+    So the squared distances are some 10⁻¹⁰ of the squared norms: far below what float32 can tell apart there.
+    """
+    rng = np.random.default_rng(1)
+    model = 0.05 * rng.standard_normal(200_000, np.float32)
+    scales = [9, 8, 7, 1, 6, 5, 4, 3, 2, 10]
+    updates = [model + np.float32(2e-7 * scale) * rng.standard_normal(model.size, np.float32) for scale in scales]
+    wide = np.array(updates, np.float64)
+    distances = ((wide[:, None, :] - wide[None, :, :]) ** 2).sum(axis=2)
+    scores = np.sort(distances, axis=1)[:, 1:7].sum(axis=1)  # itself left out, its n - f - 2 = 6 nearest
+    return [{"w": update} for update in updates], int(np.argmin(scores))
+
+
+def cases() -> list[Case]:
+    """All of them."""
+    converged, nearest = converged_updates()
+    return [
+        Case("float16: 60 and 60, of 1,000 examples each", [_w([60], "float16")] * 2, [1000, 1000], "60 float16"),
+        Case("int64 counters: 3 of 1 example, 4 of 2", [_w([3], "int64"), _w([4], "int64")], [1, 2], "4 int64"),
+        Case(
+            "one update of shape (3,), one of (3, 3)",
+            [_w([1, 2, 3], "float32"), _w(np.ones((3, 3)), "float32")],
+            [1, 1],
+            _REFUSED,
+        ),
+        Case(
+            "one update lacks a tensor",
+            [{"v": np.ones(1, np.float32), "w": np.ones(1, np.float32)}, _w([3], "float32")],
+            [1, 1],
+            _REFUSED,
+        ),
+        Case("one update is NaN", [_w([1], "float32"), _w([np.nan], "float32")], [1, 1], _REFUSED),
+        Case("no examples at all", [_w([1], "float32"), _w([2], "float32")], [0, 0], _REFUSED),
+        Case("a negative number of examples", [_w([1], "float32"), _w([2], "float32")], [-1, 3], _REFUSED),
+        Case(
+            "Krum (f = 2) of ten updates late in training",
+            converged,
+            [1] * 10,
+            f"update {nearest}",
+            _KRUMS,
+            {"num_byzantine": 2},
+        ),
+    ]
+
+
+def answer_of(contestant: Contestant, method: str, case: Case, folder: Path) -> str:
+    """What comes of the case, in few words."""
+    files = []
+    for index, update in enumerate(case.updates):
+        files.append(str(folder / f"{index}.safetensors"))
+        save_file(update, files[-1])
+    out = folder / "out.safetensors"
+    answer = contestant.ask(Request(method, files, list(case.num_examples), str(out), case.params, 1))
+    if answer.error:
+        return _REFUSED
+    result = load_file(out)
+    out.unlink()
+    if case.entrants is _KRUMS:
+        picked = [i for i, update in enumerate(case.updates) if np.array_equal(update["w"], result["w"])]
+        return f"update {picked[0]}" if picked else "none of them"
+    if result["w"].size > 1:
+        return f"an array of shape {result['w'].shape}"
+    value = result["w"].reshape(-1)[0]
+    return f"{float(value):.4g} {value.dtype}" + (f", {len(result)} tensors" if len(case.updates[0]) > 1 else "")
+
+
+def main() -> int:
+    """Print the table; 1 if ours is not what is expected, 2 if a peer is missing."""
+    table = Table(title="the same files, other numbers", title_justify="left", show_lines=True)
+    for column in ("updates", "expected", "contestant", "function", "gives"):
+        table.add_column(column, overflow="fold")
+    right = True
+    try:
+        with ExitStack() as stack:
+            place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fedqueue-differences-")))
+            names = sorted({name for name, _method in _MEANS})
+            running = {name: stack.enter_context(Contestant(name)) for name in names}
+            for case in cases():
+                given = [(n, m, answer_of(running[n], m, case, place)) for n, m in case.entrants]
+                right = right and given[0][2] == case.expected
+                columns = ("\n".join(column) for column in zip(*given, strict=True))
+                table.add_row(case.title, case.expected, *map(escape, columns))
+    except PeerMissing as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    console = Console()
+    (console if console.is_terminal else Console(width=140)).print(table)
+    return 0 if right else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
