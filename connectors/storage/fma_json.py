@@ -9,23 +9,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from math import isfinite
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from connectors.errors import ModelDataError
 from connectors.records import ReasonCode, TensorSpec
 from connectors.storage.limits import Limits
+from connectors.storage.number_lists import FloatArray, NumberLists
 
 FLAT = "values"
 
 _PIECE = 1 << 16
-_MAX_DIMENSIONS = 64  # numpy's own limit
-_KINDS = {str: "text", bool: "true or false", type(None): "null", dict: "an object"}
 
-FloatArray = NDArray[np.float64]
+__all__ = ["FLAT", "FloatArray", "check_fma_names", "fma_json_of", "format_fma_json", "parse_fma_json", "too_large"]
 
 
 def parse_fma_json(text: bytes, limits: Limits) -> dict[str, FloatArray]:
@@ -37,25 +34,13 @@ def parse_fma_json(text: bytes, limits: Limits) -> dict[str, FloatArray]:
     if len(text) > limits.max_json_bytes:
         raise too_large(len(text), limits)
     try:
-        # Whole numbers straight to float, too: an integer of a million digits is then infinite, not a slow parse.
-        data = json.loads(text.decode(), parse_int=float, parse_constant=_refuse_constant)
-    except RecursionError:
-        raise ModelDataError(ReasonCode.SCHEMA, "the lists are nested too deeply") from None
-    except ValueError as error:  # JSONDecodeError, UnicodeDecodeError
-        raise ModelDataError(ReasonCode.CORRUPT, f"not JSON: {error}") from error
-    if not isinstance(data, list):
-        _refuse_kind(data, "")
-    if _all_numbers(data):
-        return {FLAT: _as_array(data, "")}
-    if len(data) > limits.max_tensors:
-        raise ModelDataError(ReasonCode.TOO_LARGE, f"{len(data)} layers, the limit is {limits.max_tensors}")
-    layers = {}
-    for position, layer in enumerate(data):
-        pieces: list[FloatArray] = []
-        shape = _collect(layer, f"[{position}]", 0, pieces)
-        flat = np.concatenate(pieces) if pieces else np.empty(0, np.float64)
-        layers[str(position)] = flat.reshape(shape)
-    return layers
+        found = NumberLists(text, limits.max_tensors)
+    except MemoryError:
+        reason = f"{len(text)} bytes of JSON take more memory than there is"
+        raise ModelDataError(ReasonCode.TOO_LARGE, reason) from None
+    if found.flat is not None:
+        return {FLAT: found.flat}
+    return {str(position): layer for position, layer in enumerate(found.layers)}
 
 
 def fma_json_of(data: Any, limits: Limits) -> dict[str, FloatArray]:
@@ -125,61 +110,8 @@ def _format(array: FloatArray) -> Iterator[str]:
     yield "]"
 
 
-def _collect(value: Any, path: str, depth: int, pieces: list[FloatArray]) -> tuple[int, ...]:
-    """Append the value's numbers to `pieces`, in order; its shape."""
-    if type(value) is float:
-        if not isfinite(value):
-            _refuse_size(path)
-        pieces.append(np.array([value]))
-        return ()
-    if not isinstance(value, list):
-        _refuse_kind(value, path)
-    if depth == _MAX_DIMENSIONS:
-        raise ModelDataError(ReasonCode.SCHEMA, f"{path} is nested deeper than {_MAX_DIMENSIONS} lists")
-    if _all_numbers(value):
-        pieces.append(_as_array(value, path))
-        return (len(value),)
-    first = _collect(value[0], f"{path}[0]", depth + 1, pieces)
-    for position in range(1, len(value)):
-        here = f"{path}[{position}]"
-        shape = _collect(value[position], here, depth + 1, pieces)
-        if shape != first:
-            raise ModelDataError(
-                ReasonCode.SHAPE,
-                f"{here} has shape {list(shape)} where {path}[0] has {list(first)}: a layer is rectangular",
-            )
-    return (len(value), *first)
-
-
-def _all_numbers(values: list[Any]) -> bool:
-    return set(map(type, values)) <= {float}
-
-
-def _as_array(values: list[float], path: str) -> FloatArray:
-    array = np.array(values, np.float64)
-    finite = np.isfinite(array)
-    if not finite.all():
-        _refuse_size(f"{path}[{int(np.argmin(finite))}]")
-    return array
-
-
 def _as_lists(value: Any) -> Any:
     if isinstance(value, np.ndarray | np.generic):
         # bfloat16 has no Python number of its own.
         return value.astype(np.float64).tolist() if value.dtype.kind in "fV" else value.tolist()
     raise TypeError(f"{type(value).__name__} is neither a number nor a list")
-
-
-def _refuse_kind(value: Any, path: str) -> NoReturn:
-    kind = _KINDS.get(type(value), "a number")
-    raise ModelDataError(
-        ReasonCode.SCHEMA, f"{path or 'the data'} is {kind}: model data is a list of numbers, or of lists of numbers"
-    )
-
-
-def _refuse_size(path: str) -> NoReturn:
-    raise ModelDataError(ReasonCode.NOT_FINITE, f"{path} is beyond what a float64 can hold")
-
-
-def _refuse_constant(token: str) -> NoReturn:
-    raise ModelDataError(ReasonCode.NOT_FINITE, f"the data contains {token}")

@@ -14,7 +14,7 @@ class Limits:
     max_bytes: int = 16 * 1024 * _MIB  # of a whole stored model, in any format
     max_tensors: int = 100_000
     max_header_bytes: int = 100 * _MIB  # of a safetensors header: the format's own limit
-    # Of JSON text. Reading it takes up to 16 times as much memory while it lasts ("0," becomes a float object).
+    # Of JSON text. Reading it takes up to five times as much memory while it lasts ("0," becomes eight bytes).
     max_json_bytes: int = 256 * _MIB
     # An archive that unpacks to more than ratio_free_bytes may not unpack to more than so many times its own size: a
     # trained model's weights pack 2 : 1 at best, 256 MiB of zeros 1,028 : 1.
