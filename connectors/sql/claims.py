@@ -84,8 +84,7 @@ class Claims(Updates):
         return self._running(model.id, fence)
 
     def pull_model_updates_of_dead_claims(self, claim: Claim) -> list[ModelUpdate]:
-        found = self.pull_model_updates(self._model_of(claim), statuses=[UpdateStatus.RUNNING], limit=1_000_000)
-        return [u for u in found if u.claim is not None and u.claim < claim.fence]
+        return self._updates(self._select_dead(claim.model_id, claim.fence))
 
     def add_round(self, claim: Claim, num_updates: int, worker: str) -> None:
         row = RoundRow(

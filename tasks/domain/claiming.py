@@ -70,28 +70,38 @@ def begin_round(hub: Hub, model_id: int, transaction: Transaction) -> Begun | No
         metadata.close_dead_rounds(claim)
         model = give_back_crashed(hub, model, claim, dead)
     parent = metadata.pull_latest_model_aggregate(model)
-    stale = _set_stale_aside(metadata, model)
-    begun = _choose(hub, model, claim, parent)
+    # Read once, under the lock: it stands until this transaction ends.
+    pending = metadata.pull_model_updates_pending_aggregation(model)
+    near = _set_stale_aside(metadata, model, pending)
+    begun = _choose(hub, model, claim, parent, near)
     if isinstance(begun, NotBegun):
-        if dead or stale:
+        if dead or len(near) < len(pending):
             metadata.release_claim(claim)
         else:
             transaction.set_rollback()
         return begun
-    return _register(hub, begun)
+    return _register(hub, begun, near)
 
 
-def _choose(hub: Hub, model: FederatedModel, claim: Claim, parent: ModelAggregate | None) -> Begun | NotBegun:
+def _choose(
+    hub: Hub,
+    model: FederatedModel,
+    claim: Claim,
+    parent: ModelAggregate | None,
+    pending: Sequence[ModelUpdate],
+) -> Begun | NotBegun:
     if model.deleted:
         return NotBegun("deleted")
     if not model.allow_aggregation:
         return NotBegun("paused", "aggregation is paused")
     if model.status not in CLAIMABLE_STATUSES:
         return NotBegun("over", f"the model is {model.status}")
-    ready = hub.metadata.pull_model_updates_ready_for_aggregation(model, parent)
+    # The claim has just been given its lease: that tells the database's time, by which updates become ready.
+    now = claim.lease_until - lease_ms(hub)
+    ready = [update for update in pending if update.not_before <= now]
     if not ready:
         return NotBegun("idle", "no update is ready")
-    suspects = next_suspects(hub.metadata.pull_model_updates_pending_aggregation(model))
+    suspects = next_suspects(pending)
     if suspects:
         return Begun(claim, model, parent, suspects, is_probe=True)
     counted = ready if model.allow_repeats else _newest_of_each_client(ready)
@@ -101,8 +111,6 @@ def _choose(hub: Hub, model: FederatedModel, claim: Claim, parent: ModelAggregat
         name, arguments, counted = "require_x_updates", {"x": buffer_size}, counted[:buffer_size]
     clients = hub.metadata.pull_model_clients(model)
     registered = frozenset(client.id for client in clients)
-    # The claim has just been given its lease: that tells the database's time, by which updates became ready.
-    now = claim.lease_until - lease_ms(hub)
     verdict = judge(name, arguments, Facts(counted, registered, now))
     if not verdict.is_met:
         return NotBegun("waiting", f"{name or 'any update'}: {verdict}")
@@ -127,10 +135,10 @@ def _find_references(
     return references
 
 
-def _register(hub: Hub, begun: Begun) -> Begun:
+def _register(hub: Hub, begun: Begun, pending: Sequence[ModelUpdate]) -> Begun:
     metadata = hub.metadata
     if not begun.is_probe and not begun.model.allow_repeats:
-        _set_superseded_aside(metadata, begun)
+        _set_superseded_aside(metadata, begun, pending)
     taken = metadata.register_model_updates_for_aggregation(begun.updates, claim=begun.claim)
     metadata.add_round(begun.claim, len(taken), hub.worker)
     model = advance(metadata, begun.model, ModelStatus.RUNNING)
@@ -143,24 +151,25 @@ def _newest_of_each_client(ready: Sequence[ModelUpdate]) -> list[ModelUpdate]:
     return sorted(newest.values(), key=lambda u: u.id)
 
 
-def _set_superseded_aside(metadata: BaseMetadataConnector, begun: Begun) -> None:
+def _set_superseded_aside(metadata: BaseMetadataConnector, begun: Begun, pending: Sequence[ModelUpdate]) -> None:
     """Older updates of the same client and base than the one that counts will never count."""
     counted = {(u.client_id, u.base_aggregate_id): u for u in begun.updates}
-    for update in metadata.pull_model_updates_pending_aggregation(begun.model):
+    for update in pending:
         newer = counted.get((update.client_id, update.base_aggregate_id))
         if newer is not None and update.id < newer.id:
             reason = f"superseded by update {newer.id} of the same client, from the same base"
             metadata.register_model_updates_invalid([update], ReasonCode.DUPLICATE, reason)
 
 
-def _set_stale_aside(metadata: BaseMetadataConnector, model: FederatedModel) -> bool:
-    """Updates that were near enough when they came, and are not any more; whether there were any."""
-    stale = [
-        update
-        for update in metadata.pull_model_updates_pending_aggregation(model)
-        if not is_eligible(update.base_number, model.head, model.furthest_base_agg)
-    ]
-    for update in stale:
+def _set_stale_aside(
+    metadata: BaseMetadataConnector, model: FederatedModel, pending: Sequence[ModelUpdate]
+) -> list[ModelUpdate]:
+    """The pending updates without those that were near enough when they came, and are not any more."""
+    near = []
+    for update in pending:
+        if is_eligible(update.base_number, model.head, model.furthest_base_agg):
+            near.append(update)
+            continue
         reason = too_stale(update.base_aggregate_id, update.base_number, model)
         metadata.register_model_updates_invalid([update], ReasonCode.STALE, reason)
-    return bool(stale)
+    return near
