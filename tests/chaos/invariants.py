@@ -154,8 +154,11 @@ def _contents(aggregate: Row, mine: Facts) -> Iterator[str]:
     if (manifest.get("number"), manifest.get("digest")) != (aggregate["number"], aggregate["data_digest"]):
         yield f"I3 {name}'s manifest is of another aggregate"
     parent = next((a for a in mine.aggregates if a["id"] == aggregate["parent_id"]), None)
-    if manifest.get("parent") != (parent and {"id": parent["id"], "digest": parent["data_digest"]}):
+    if manifest.get("parent") != aggregate["parent_id"]:
         yield f"I3 {name}'s manifest names the parent {manifest.get('parent')}"
+    current = (manifest.get("current") or {}).get("digest")
+    if parent is not None and current != parent["data_digest"]:
+        yield f"I3 {name}'s manifest starts from {current}, its parent is {parent['data_digest']}"
 
 
 def _conservation(mine: Facts) -> Iterator[str]:
@@ -250,13 +253,23 @@ def _blobs(mine: Facts) -> Iterator[str]:
     )
     for kind, rows in named:
         for row in rows:
-            # An INVALID update whose data could not be taken in names none.
-            if row["data_digest"] is None and row.get("status") == "INVALID":
+            # An INVALID update whose data could not be taken in names none; what retention let go is named no more.
+            if (row["data_digest"] is None and row.get("status") == "INVALID") or row.get("is_data_dropped"):
                 continue
-            try:
-                check_blob(row)
-            except BlobWrong as wrong:
-                yield f"I7 {kind} {row['id']}: {wrong}"
+            yield from _blob(f"{kind} {row['id']}", row)
+            if row.get("state_digest") is not None:
+                yield from _blob(f"the state of {kind} {row['id']}", _state_of(row))
+
+
+def _blob(name: str, row: Row) -> Iterator[str]:
+    try:
+        check_blob(row)
+    except BlobWrong as wrong:
+        yield f"I7 {name}: {wrong}"
+
+
+def _state_of(row: Row) -> Row:
+    return {"data_uri": row["state_uri"], "data_digest": row["state_digest"], "data_size": row["state_size"]}
 
 
 def _values(model: Row, mine: Facts) -> Iterator[str]:

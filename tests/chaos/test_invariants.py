@@ -150,7 +150,11 @@ TAMPERED = {
     ),
     "a manifest of another parent": (
         "I3",
-        "UPDATE model_aggregate SET manifest = json_set(manifest, '$.parent.id', 9) WHERE id = 2",
+        "UPDATE model_aggregate SET manifest = json_set(manifest, '$.parent', 9) WHERE id = 2",
+    ),
+    "a manifest that starts from another model": (
+        "I3",
+        "UPDATE model_aggregate SET manifest = json_set(manifest, '$.current.digest', 'x') WHERE id = 2",
     ),
     "an update that was swapped for another": (
         "I3",
@@ -183,6 +187,10 @@ TAMPERED = {
     "a feed with another count": ("I6", "UPDATE model_log SET details = '{\"returned\": 5}' WHERE id = 1"),
     "a digest of other bytes": ("I7", f"UPDATE model_update SET data_digest = '{'0' * 64}' WHERE id = 5"),
     "an artifact whose blob is elsewhere": ("I7", "UPDATE model_artifact SET data_uri = 'file:///nowhere/at/all'"),
+    "an optimizer's state that is gone": (
+        "I7",
+        "UPDATE model_aggregate SET state_uri = 'file:///nowhere', state_digest = 'x', state_size = 1 WHERE id = 2",
+    ),
     "a round that never ended": ("I8", "UPDATE round SET state = 'CLAIMED', aggregate_id = NULL WHERE fence = 2"),
     "a lease that nobody gave back": ("I8", "UPDATE federated_model SET lease_until = 1"),
     "a change of status without audit": ("I9", "UPDATE federated_model SET status = 'STOPPED'"),
@@ -229,13 +237,18 @@ def test_it_catches_a_blob_that_was_changed_and_one_that_is_gone(kept: Kept) -> 
     assert kept.found() == []
 
 
+def test_data_that_retention_let_go_is_not_missed(kept: Kept) -> None:
+    kept.run("UPDATE model_update SET is_data_dropped = 1, data_uri = 'file:///nowhere' WHERE id = 1")
+    assert kept.found() == []
+
+
 def test_it_catches_values_that_are_not_the_mean_even_where_every_row_agrees(kept: Kept) -> None:
     """The first aggregate's rows are made to name the second one's bytes, consistently everywhere."""
     kept.run(
         "UPDATE model_aggregate SET (data_uri, data_digest, data_size) = "
         "(SELECT data_uri, data_digest, data_size FROM model_aggregate WHERE id = 2) WHERE id = 1",
         "UPDATE model_aggregate SET manifest = json_set(manifest, '$.digest', data_digest) WHERE id = 1",
-        "UPDATE model_aggregate SET manifest = json_set(manifest, '$.parent.digest', data_digest) WHERE id = 2",
+        "UPDATE model_aggregate SET manifest = json_set(manifest, '$.current.digest', data_digest) WHERE id = 2",
     )
     assert kept.found() == ["I3 aggregate 1 is not the mean of the updates that name it"]
 
