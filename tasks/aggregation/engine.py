@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from math import fsum
 from typing import Any
@@ -165,11 +166,13 @@ def _combine(
     # Enough that a thread never waits for the one that writes.
     ahead = 4 * walk.threads if walk.threads > 1 else 1
     size = _chunk_size(needs, len(algorithm.state), budget_bytes, walk.threads, ahead)
-    for chunk, combined in walk.run(do, walk.tensors, size, ahead):
-        sink.write(chunk.tensor, chunk.start, combined)
-        if state_sink is not None:
-            for name in algorithm.state if is_float(chunk.dtype) else ():
-                state_sink.write(state_name(name, chunk.tensor), chunk.start, chunk.kept[name])
+    # Closed even when writing or progress fails: no thread may read on once the caller lets go of the updates.
+    with closing(walk.run(do, walk.tensors, size, ahead)) as done:
+        for chunk, combined in done:
+            sink.write(chunk.tensor, chunk.start, combined)
+            if state_sink is not None:
+                for name in algorithm.state if is_float(chunk.dtype) else ():
+                    state_sink.write(state_name(name, chunk.tensor), chunk.start, chunk.kept[name])
 
 
 def _chunk_size(needs: Needs, kept: int, budget_bytes: int, threads: int, ahead: int) -> int:

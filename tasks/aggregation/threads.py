@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -17,7 +17,9 @@ def default_threads() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def in_order(do: Callable[[Given], Done], given: Iterable[Given], threads: int, ahead: int) -> Iterator[Done]:
+def in_order(
+    do: Callable[[Given], Done], given: Iterable[Given], threads: int, ahead: int
+) -> Generator[Done, None, None]:
     """`do` of each, in the order given; never more than `ahead` begun and not yet taken.
 
     One thread does the work itself, when it is asked for. Left early (an error, a lost lease), what has not begun

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import NoReturn, TypeVar
 
@@ -36,20 +37,21 @@ class Walk:
 
     def run(
         self, do: Callable[[Chunk], Done], tensors: Sequence[TensorSpec], chunk_size: int, ahead: int
-    ) -> Iterator[tuple[Chunk, Done]]:
+    ) -> Generator[tuple[Chunk, Done], None, None]:
         """Every chunk of those tensors with what `do` made of it, in order; `do` is called by several threads.
 
         `on_progress` is called by the caller's thread, after the caller is done with the chunk.
         """
         sizes = [element_count(shape) for _name, shape, _dtype in tensors]
         alone = sum(-(-size // chunk_size) for size in sizes) <= 1 or sum(sizes) * len(self.updates) < _ALONE_BELOW
-        for chunk, done in in_order(
-            lambda chunk: (chunk, do(chunk)), self._chunks(tensors, chunk_size), 1 if alone else self.threads, ahead
-        ):
-            yield chunk, done
-            self.bytes_read += chunk.size * NUMPY_DTYPES[chunk.dtype].itemsize * len(chunk.updates)
-            if self.on_progress is not None:
-                self.on_progress(self.bytes_read)
+        given = self._chunks(tensors, chunk_size)
+        threads = 1 if alone else self.threads
+        with closing(in_order(lambda chunk: (chunk, do(chunk)), given, threads, ahead)) as all_done:
+            for chunk, done in all_done:
+                yield chunk, done
+                self.bytes_read += chunk.size * NUMPY_DTYPES[chunk.dtype].itemsize * len(chunk.updates)
+                if self.on_progress is not None:
+                    self.on_progress(self.bytes_read)
 
     @property
     def float_tensors(self) -> tuple[TensorSpec, ...]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 import tracemalloc
 from typing import Any
 
@@ -101,6 +103,30 @@ def test_what_progress_raises_ends_the_work() -> None:
     with pytest.raises(Lost):
         combine_streams("fedavg", {}, [_stream({"w": np.ones(100)})], sink, budget_bytes=32, on_progress=renew)
     assert sum(piece.size for piece in sink._pieces["w"]) == 1
+
+
+def test_no_thread_reads_on_once_the_work_has_failed() -> None:
+    """The caller closes the updates' files next. The error is held here, and its frames with it."""
+    reading = threading.Event()
+
+    class Slow(ArraySource):
+        def read(self, name: str, start: int, stop: int) -> Any:
+            reading.set()
+            time.sleep(0.01)
+            done = super().read(name, start, stop)
+            reading.clear()
+            return done
+
+    class Full:
+        def write(self, name: str, start: int, values: Any) -> None:
+            raise OSError("no space left")
+
+    streams = [UpdateStream(Slow({"w": np.ones(1 << 20, np.float32)}, 0)) for _ in range(2)]
+    with pytest.raises(OSError, match="no space") as caught:
+        combine_streams("fedavg", {}, streams, Full(), threads=3, budget_bytes=1 << 20)
+    assert not reading.is_set()
+    assert [thread.name for thread in threading.enumerate() if thread.name.startswith("aggregation")] == []
+    assert caught.value is not None
 
 
 @pytest.mark.parametrize("bad", [{"w": np.ones(3)}, {"w": np.ones(2, np.float32)}, {"v": np.ones(2)}], ids=str)
