@@ -6,7 +6,8 @@ FROM ${PYTHON_IMAGE}
 # Bytecode is written here once and never at run time, when the root is read-only.
 ENV PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
-    FEDQUEUE_HOME=/data
+    FEDQUEUE_HOME=/data \
+    NUMBA_CACHE_DIR=/tmp/numba
 
 # Before the volume is first mounted it is a copy of this folder, owner included.
 RUN ["install", "--directory", "--owner=10001", "--group=10001", "--mode=0750", "/data"]
