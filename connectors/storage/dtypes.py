@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from math import prod
 from typing import Any, Final
 
 import ml_dtypes
@@ -25,3 +27,16 @@ NUMPY_DTYPES: Final[dict[str, np.dtype[Any]]] = {
     "BOOL": np.dtype("?"),
 }
 NAMES: Final[dict[np.dtype[Any], str]] = {dtype: name for name, dtype in NUMPY_DTYPES.items()}
+
+_MOST_ELEMENTS: Final = 1 << 60  # of eight bytes: numpy counts bytes in 63 bits
+_MAX_DIMENSIONS: Final = 64  # numpy's own limit
+
+
+def is_shape(lengths: Sequence[Any]) -> bool:
+    """Whether numpy can hold an array of that shape: whole numbers, 0 or more, not too many and not too large."""
+    # bool is an int to Python, not to a file format. Empty arrays count without their zeros, as numpy counts them.
+    return (
+        len(lengths) <= _MAX_DIMENSIONS
+        and all(type(length) is int and length >= 0 for length in lengths)
+        and prod(length for length in lengths if length) < _MOST_ELEMENTS
+    )

@@ -35,7 +35,8 @@ class JsonReader:
             size = os.fstat(file.fileno()).st_size
             if size > limits.max_json_bytes:
                 raise too_large(size, limits)
-            text = file.read(limits.max_json_bytes + 1)
+            # Not up to the limit: Python sets aside as much as it is asked to read.
+            text = file.read(size)
         arrays = parse_fma_json(text, limits)
         self._tensors: tuple[TensorSpec, ...] = tuple((name, array.shape, "F64") for name, array in arrays.items())
         self._arrays: Mapping[str, FloatArray] | None = self._settle(spill or root / "staging", arrays)

@@ -13,14 +13,13 @@ from typing import Any, BinaryIO, Final
 
 from connectors.errors import ModelDataError
 from connectors.records import ReasonCode
-from connectors.storage.dtypes import NUMPY_DTYPES
+from connectors.storage.dtypes import NUMPY_DTYPES, is_shape
 
 NPY_MAGIC: Final = b"\x93NUMPY"
 
 _LENGTHS: Final = {1: 2, 2: 4, 3: 4}  # bytes of the header's length, by version
 # Numpy's own limit for files that it does not trust. A shape of 64 dimensions is far below.
 _MAX_HEADER: Final = 10_000
-_MAX_DIMENSIONS: Final = 64
 _FIELDS: Final = {"descr", "fortran_order", "shape"}
 
 # What numpy calls the dtypes that are read, all little-endian. It has no name for bfloat16: that becomes "V2", as any
@@ -98,11 +97,8 @@ def _parse(text: bytes, encoding: str, name: str) -> dict[str, Any]:
 
 
 def _check_shape(shape: Any, name: str) -> tuple[int, ...]:
-    # bool is an int to Python, not to the format.
-    if not isinstance(shape, tuple) or not all(type(length) is int and length >= 0 for length in shape):
-        raise corrupt(name, "its shape is not a tuple of whole numbers")
-    if len(shape) > _MAX_DIMENSIONS:
-        raise corrupt(name, f"it has {len(shape)} dimensions, the most is {_MAX_DIMENSIONS}")
+    if not isinstance(shape, tuple) or not is_shape(shape):
+        raise corrupt(name, "it has no proper shape")
     return shape
 
 

@@ -188,6 +188,8 @@ class NumberLists:
             if limit == len(self._text):
                 self._refuse(limit)
             if size > _MOST_DIGITS:
+                if self._text[self._at : self._at + 1] in _KINDS:
+                    self._refuse_kind(self._text[self._at : limit])
                 raise ModelDataError(ReasonCode.SCHEMA, f"{self._path()} is longer than any number: {size} bytes")
             size *= 2
 

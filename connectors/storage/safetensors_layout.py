@@ -15,13 +15,14 @@ from typing import Any
 
 from connectors.errors import ModelDataError
 from connectors.records import ReasonCode, TensorSpec
-from connectors.storage.dtypes import NUMPY_DTYPES
+from connectors.storage.dtypes import NUMPY_DTYPES, is_shape
 from connectors.storage.limits import Limits
 
 LENGTH_BYTES = 8
 _METADATA = "__metadata__"
 _FIELDS = {"dtype", "shape", "data_offsets"}
-_MAX_DIMENSIONS = 64  # numpy's own limit
+_MARKS_A_TENSOR = 16  # brackets and commas: eight, and one for every dimension
+_MARKS_OF_METADATA = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +53,7 @@ def parse_header(header: bytes, file_bytes: int, limits: Limits) -> tuple[Placed
 
     Raises: ModelDataError (CORRUPT, DTYPE, TOO_LARGE).
     """
-    entries = _load(header)
+    entries = _load(header, limits)
     metadata = entries.pop(_METADATA, {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise _corrupt(f"{_METADATA} must map text to text")
@@ -107,13 +108,22 @@ def lay_out(
     return len(header).to_bytes(LENGTH_BYTES, "little") + header, moved, start + end
 
 
-def _load(header: bytes) -> dict[str, Any]:
+def _load(header: bytes, limits: Limits) -> dict[str, Any]:
     if not header.startswith(b"{"):
         raise _corrupt("the header is not a JSON object")
+    # Every bracket and comma may become an object of a hundred bytes: 100 MiB of "[]," would be two gigabytes, parsed.
+    marks = sum(header.count(mark) for mark in (b"{", b"[", b","))
+    if marks > _MARKS_A_TENSOR * limits.max_tensors + _MARKS_OF_METADATA:
+        raise ModelDataError(
+            ReasonCode.TOO_LARGE,
+            f"the header has {marks} brackets and commas, more than {limits.max_tensors} tensors need",
+        )
     try:
         entries = json.loads(header.decode(), object_pairs_hook=_refuse_duplicates)
     except RecursionError:
         raise _corrupt("the header is nested too deeply") from None
+    except MemoryError:
+        raise ModelDataError(ReasonCode.TOO_LARGE, "the header takes more memory than there is") from None
     except ValueError as error:  # JSONDecodeError, UnicodeDecodeError, and numbers of absurd length
         raise _corrupt(f"the header is not JSON: {error}") from error
     if not isinstance(entries, dict):
@@ -135,9 +145,9 @@ def _parse_entry(name: str, entry: Any) -> tuple[TensorSpec, int, int]:
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in NUMPY_DTYPES:
         raise _unknown_dtype(name, dtype)
-    if not _are_counts(shape) or len(shape) > _MAX_DIMENSIONS:
+    if not isinstance(shape, list) or not is_shape(shape):
         raise _corrupt(f"tensor {name!r} has no proper shape")
-    if not _are_counts(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
+    if not _is_span(offsets):
         raise _corrupt(f"tensor {name!r} has no proper data_offsets")
     needed = prod(shape) * NUMPY_DTYPES[dtype].itemsize
     if needed != offsets[1] - offsets[0]:
@@ -148,9 +158,14 @@ def _parse_entry(name: str, entry: Any) -> tuple[TensorSpec, int, int]:
     return (name, tuple(shape), dtype), offsets[0], offsets[1]
 
 
-def _are_counts(values: Any) -> bool:
+def _is_span(offsets: Any) -> bool:
     # bool is an int to Python, not to the format.
-    return isinstance(values, list) and all(type(value) is int and value >= 0 for value in values)
+    return (
+        isinstance(offsets, list)
+        and len(offsets) == 2
+        and all(type(offset) is int for offset in offsets)
+        and 0 <= offsets[0] <= offsets[1]
+    )
 
 
 def _unknown_dtype(name: str, dtype: Any) -> ModelDataError:
