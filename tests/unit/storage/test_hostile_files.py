@@ -59,6 +59,7 @@ for line in sys.stdin:
         print(json.dumps({"code": "the process died of it", "reason": None}), flush=True)
 """
 
+
 @pytest.fixture(autouse=True)
 def _nothing_large_is_kept(tmp_path: Path) -> Iterator[None]:
     """pytest keeps the folders of three runs: gigabytes of zeros."""
