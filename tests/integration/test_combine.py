@@ -265,6 +265,19 @@ def test_an_unknown_aggregator_is_answered_with_the_nearest(folder: Path, monkey
     )
 
 
+@pytest.mark.parametrize("limits", ["ulimit -Sn 150", "ulimit -n 150"], ids=["soft", "hard"])
+def test_more_updates_than_files_may_be_open_are_combined_all_the_same(folder: Path, limits: str) -> None:
+    """A soft limit is raised, a hard one makes the files be mapped in turn. The mean of 0 … 299 is 149.5."""
+    files = [str(model(folder / f"{index}.safetensors", w=[index]).name) for index in range(300)]
+    command = f'{limits}; exec "$0" -m worker combine --aggregator fedavg --out out.safetensors "$@"'
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        ["bash", "-c", command, sys.executable, *files], cwd=folder, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert load_file(folder / "out.safetensors")["w"].tolist() == [149.5]
+
+
 def test_ended_by_a_signal_it_leaves_no_staged_file(folder: Path) -> None:
     """One thread, the numpy engine and a hundred updates take a few seconds: enough to be hit amid them."""
     model(folder / "a.safetensors", w=np.ones(2_000_000))
