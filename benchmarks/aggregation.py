@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import sys
 import tempfile
@@ -51,6 +52,8 @@ _SAFETENSORS: Final[Sequence[Group]] = (
         {"num_byzantine": 4},
         (("fedqueue", "krum"), ("flower", "aggregate_krum"), ("flower", "select_multikrum")),
     ),
+    # Against nobody: for its memory, and for what an optimizer costs on top of a mean.
+    ("fedadam", {}, (("fedqueue", "fedadam"),)),
 )
 _JSON: Final[Group] = ("average_layers", {}, (("fedqueue", "average_layers"), ("fma", "average_layers")))
 
@@ -58,7 +61,10 @@ _JSON: Final[Group] = ("average_layers", {}, (("fedqueue", "average_layers"), ("
 def measure(chosen: argparse.Namespace, folder: Path) -> Figures:
     """Every figure, with files under `folder`. Raises: PeerMissing, OSError (no room)."""
     groups = [group for group in _SAFETENSORS if group[0] in chosen.only]
-    figures = Figures(chosen.updates, chosen.parameters, chosen.threads, machine_facts(folder))
+    if chosen.alone:
+        groups = [(aggregator, params, entrants[:1]) for aggregator, params, entrants in groups]
+    machine = machine_facts(folder) | {"load_before": round(os.getloadavg()[0], 2)}
+    figures = Figures(chosen.updates, chosen.parameters, chosen.threads, machine)
     if groups:
         _race_on_safetensors(chosen, folder, groups, figures)
     if "json" in chosen.only:
@@ -68,7 +74,7 @@ def measure(chosen: argparse.Namespace, folder: Path) -> Figures:
 
 def _race_on_safetensors(chosen: argparse.Namespace, folder: Path, groups: Sequence[Group], figures: Figures) -> None:
     _check_room(folder, chosen.updates * chosen.parameters * 4)
-    files = write_updates(folder, chosen.updates, chosen.parameters, byzantine=chosen.updates // 5)
+    files = write_updates(folder, chosen.updates, chosen.parameters, chosen.updates // 5, chosen.width)
     figures.num_bytes = sum(map(tensor_bytes, files))
     with ExitStack() as stack:
         names = {"limit", *(name for group in groups for name, _method in group[2])}
@@ -96,7 +102,8 @@ def _race(
     def request(method: str, out: Path) -> Request:
         examples = [100 + 7 * index for index in range(len(files))]
         names = [str(file) for file in files]
-        return Request(method, names, examples, str(out), params, chosen.threads, chosen.engine)
+        current = names[0] if aggregator == "fedadam" else ""
+        return Request(method, names, examples, str(out), params, chosen.threads, chosen.engine, current)
 
     entries = [Entry(aggregator, name, method) for name, method in entrants]
     for entry in entries:
@@ -150,11 +157,13 @@ def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
     known = (*(group[0] for group in _SAFETENSORS), "json")
     parser.add_argument("--updates", type=int, default=20, help="how many (default 20)")
     parser.add_argument("--parameters", type=int, default=25_000_000, help="of the model (default 25 million)")
+    parser.add_argument("--width", type=int, help="of its blocks: the less, the more and the smaller tensors")
     parser.add_argument("--json-parameters", type=int, default=250_000, help="of the model in JSON (default 250,000)")
     parser.add_argument("--repeats", type=int, default=9, help="of fedavg; a third of it of the others (default 9)")
     parser.add_argument("--threads", type=int, default=default_threads(), help="default: one for each processor")
     parser.add_argument("--engine", default="auto", help="ours: auto (default), numpy, numba")
     parser.add_argument("--only", nargs="+", choices=known, default=known, help="default: all")
+    parser.add_argument("--alone", action="store_true", help="ours and the limit: needs no peers")
     parser.add_argument("--folder", type=Path, help="where the files lie meanwhile (default: a temporary folder)")
     parser.add_argument("--quick", action="store_true", help="small and once: whether it works, not how fast")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")

@@ -5,18 +5,20 @@ from __future__ import annotations
 import json
 import struct
 from pathlib import Path
-from typing import Final
 
 import numpy as np
 from safetensors.numpy import save_file
 
-_WIDE: Final = 1024  # of a block, where there are parameters for more than one
-_NARROW: Final = 64
 
+def layer_shapes(parameters: int, width: int | None = None) -> dict[str, tuple[int, ...]]:
+    """Names and shapes that come to exactly that many parameters.
 
-def layer_shapes(parameters: int) -> dict[str, tuple[int, ...]]:
-    """Names and shapes that come to exactly that many parameters."""
-    width = _WIDE if parameters >= 13 * _WIDE**2 else _NARROW
+    `width` of the blocks: by default the largest power of two that leaves room for one and a rest.
+    """
+    if width is None:
+        width = 1
+        while 13 * (2 * width) ** 2 <= parameters:
+            width *= 2
     block = {
         "attention.query": (width, width),
         "attention.key": (width, width),
@@ -40,7 +42,9 @@ def layer_shapes(parameters: int) -> dict[str, tuple[int, ...]]:
     raise ValueError(f"a model of {parameters} parameters is none")
 
 
-def write_updates(folder: Path, count: int, parameters: int, byzantine: int = 0) -> list[Path]:
+def write_updates(
+    folder: Path, count: int, parameters: int, byzantine: int = 0, width: int | None = None
+) -> list[Path]:
     """`count` files of float32: one common model, each with changes of its own; the last `byzantine` far from it."""
     base = 0.05 * np.random.default_rng(0).standard_normal(parameters, np.float32)
     files = []
@@ -49,7 +53,7 @@ def write_updates(folder: Path, count: int, parameters: int, byzantine: int = 0)
         values *= 0.05 if index >= count - byzantine else 0.001 * (1 + index / count)
         values += base
         arrays, start = {}, 0
-        for name, shape in layer_shapes(parameters).items():
+        for name, shape in layer_shapes(parameters, width).items():
             size = int(np.prod(shape))
             arrays[name] = values[start : start + size].reshape(shape)
             start += size

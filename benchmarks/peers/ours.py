@@ -19,6 +19,7 @@ def _aggregator(name: str) -> Method:
             updates,
             Path(request.out),
             request.params,
+            current=Path(request.current) if request.current else None,
             threads=request.threads,
             engine=Engine(request.engine),
         )
@@ -34,4 +35,6 @@ def _aggregator(name: str) -> Method:
 
 
 if __name__ == "__main__":
-    serve({name: _aggregator(name) for name in ("fedavg", "median", "trimmed_mean", "krum", "average_layers")})
+    serve(
+        {name: _aggregator(name) for name in ("fedavg", "median", "trimmed_mean", "krum", "fedadam", "average_layers")}
+    )

@@ -26,6 +26,7 @@ class Request:
     params: dict[str, Any]
     threads: int
     engine: str = "auto"  # ours alone has a choice
+    current: str = ""  # the file of the model that the updates build on, where it is needed
     seconds: float = 0.0  # from the first byte read to the last written
     phases: dict[str, float] = field(default_factory=dict)  # parts of it
     facts: dict[str, Any] = field(default_factory=dict)

@@ -29,6 +29,10 @@ def test_layers_come_to_exactly_as_many_parameters_as_asked_for(parameters: int)
     assert sum(int(np.prod(shape)) for shape in layer_shapes(parameters).values()) == parameters
 
 
+def test_layers_are_of_the_width_asked_for() -> None:
+    assert layer_shapes(2_000, width=8)["blocks.1.up"] == (32, 8)
+
+
 def test_updates_are_of_one_model_and_byzantine_ones_far_from_it(tmp_path: Path) -> None:
     files = write_updates(tmp_path, 5, 5_000, byzantine=1)
     assert [tensor_bytes(file) for file in files] == [20_000] * 5
