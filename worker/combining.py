@@ -115,7 +115,7 @@ def _combine(combination: Combination) -> Outcome:
     threads = combination.threads or default_threads()
     began = time.perf_counter()
     with ExitStack() as stack:
-        readers = _Readers(stack, _make_room_for_maps(2 * len(combination.updates)))
+        readers = _Readers(stack, _make_room_for_maps(2 * len(combination.updates) + 3))
         sources = [
             UpdateStream(
                 readers.open(update.path),
@@ -180,16 +180,17 @@ class _Readers:
 
 
 def _make_room_for_maps(wanted: int) -> int:
-    """How many files may be mapped at once, `wanted` if the system lets this process have so many open.
+    """How many files to map at once: `wanted`, and let the process have so many open, as far as the system allows.
 
-    Mapped in turn instead, each of a thousand updates would be mapped anew for every chunk.
+    A chunk looks at all updates at once, and every map holds a descriptor; mapped in turn instead, each of a thousand
+    updates would be mapped anew for every chunk.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = wanted + _OTHER_FILES
-    if soft < needed:
-        soft = needed if hard == resource.RLIM_INFINITY else min(hard, needed)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    return max(1, soft - _OTHER_FILES)
+    if soft not in (resource.RLIM_INFINITY, hard) and soft < needed:
+        most = needed if hard == resource.RLIM_INFINITY else min(hard, needed)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    return max(1, wanted)
 
 
 def _state_of(combination: Combination, tensors: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
