@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from connectors.errors import DatabaseUnavailable, TransactionRequired
 from connectors.metadata import BaseMetadataConnector, Transaction
-from connectors.sql.engine import READ_ONLY, is_passing, open_engine
+from connectors.sql.engine import for_reading, is_passing, open_engine
 from connectors.sql.rows import Base
 
 T = TypeVar("T")
@@ -42,6 +42,7 @@ class Database(BaseMetadataConnector):
 
     def __init__(self, url: str, *, pool_size: int = 5, pool_timeout: float = 30.0, echo: bool = False) -> None:
         self.engine = open_engine(url, pool_size=pool_size, pool_timeout=pool_timeout, echo=echo)
+        self._reader = for_reading(self.engine)
         self._open = threading.local()
 
     @contextmanager
@@ -100,7 +101,7 @@ class Database(BaseMetadataConnector):
         if session is not None:
             yield session
             return
-        with self._faults_named(), Session(self.engine.execution_options(**READ_ONLY)) as session:
+        with self._faults_named(), Session(self._reader) as session:
             yield session
 
     def _all(self, statement: Select[Row]) -> Sequence[Row]:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import re
+import time
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, InvalidatePoolError
 
 # Retried as whole transactions: serialization failure, deadlock, lost connection, server shutting down or starting.
 _POSTGRESQL = re.compile(r"40001|40P01|08...|57P0.")
 _MARIADB = {1213, 1205, 2006, 2013}
 _SQLITE = ("database is locked", "database table is locked", "database is busy")
 
-READ_ONLY = {"fedqueue_read_only": True}
+# So long after its last use a connection is taken to be there. If it is not, a transaction is begun anew, and a read
+# fails as it does when the database is away.
+TRUSTED_SECONDS = 2.0
 
 
 def open_engine(url: str, *, pool_size: int = 5, pool_timeout: float = 30.0, echo: bool = False) -> Engine:
@@ -31,12 +35,44 @@ def open_engine(url: str, *, pool_size: int = 5, pool_timeout: float = 30.0, ech
             raise ValueError("an in-memory SQLite database is each connection's own: give a file")
         options["connect_args"] = {"isolation_level": None, "timeout": 30.0}
     else:
-        options |= {"isolation_level": "READ COMMITTED", "pool_pre_ping": True, "pool_recycle": 1800}
+        options |= {"isolation_level": "READ COMMITTED", "pool_recycle": 1800}
     engine = create_engine(url, pool_size=pool_size, max_overflow=pool_size, pool_timeout=pool_timeout, **options)
     if kind == "sqlite":
         event.listen(engine, "connect", _set_up_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
+    else:
+        _ask_who_was_idle(engine)
     return engine
+
+
+def for_reading(engine: Engine) -> Engine:
+    """The same engine, connections and all, for sessions that only read."""
+    if engine.dialect.name == "postgresql":
+        # Each statement sees what is committed, as in a READ COMMITTED transaction: without BEGIN and ROLLBACK.
+        return engine.execution_options(fedqueue_read_only=True, isolation_level="AUTOCOMMIT")
+    return engine.execution_options(fedqueue_read_only=True)
+
+
+def _ask_who_was_idle(engine: Engine) -> None:
+    """Find out before it is used whether a connection that has lain idle is still there.
+
+    SQLAlchemy's own pre-ping asks every time, which is a round trip for every transaction and every read.
+    """
+
+    def returned(_connection: Any, record: Any) -> None:
+        record.info["returned"] = time.monotonic()
+
+    def taken(connection: Any, record: Any, _proxy: Any) -> None:
+        if time.monotonic() - record.info.get("returned", math.inf) < TRUSTED_SECONDS:
+            return
+        try:
+            engine.dialect.do_ping(connection)
+        except engine.dialect.loaded_dbapi.Error as error:
+            # The pool opens a new one, and asks no more of those that are as old.
+            raise InvalidatePoolError from error
+
+    event.listen(engine, "checkin", returned)
+    event.listen(engine, "checkout", taken)
 
 
 def _set_up_sqlite(connection: Any, _record: Any) -> None:
