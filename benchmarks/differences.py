@@ -80,8 +80,8 @@ def cases() -> list[Case]:
             _REFUSED,
         ),
         Case(
-            "one update lacks a tensor",
-            [{"v": np.ones(1, np.float32), "w": np.ones(1, np.float32)}, _w([3], "float32")],
+            "v 8 and w 1; the other lacks v, and w is 3",
+            [{"v": np.full(1, 8, np.float32), "w": np.ones(1, np.float32)}, _w([3], "float32")],
             [1, 1],
             _REFUSED,
         ),
@@ -116,8 +116,10 @@ def answer_of(contestant: Contestant, method: str, case: Case, folder: Path) -> 
         return f"update {picked[0]}" if picked else "none of them"
     if result["w"].size > 1:
         return f"an array of shape {result['w'].shape}"
-    value = result["w"].reshape(-1)[0]
-    return f"{float(value):.4g} {value.dtype}" + (f", {len(result)} tensors" if len(case.updates[0]) > 1 else "")
+    values = {name: array.reshape(-1)[0] for name, array in sorted(result.items())}
+    if len(case.updates[0]) > 1:
+        return ", ".join(f"{name} {float(value):.4g}" for name, value in values.items())
+    return f"{float(values['w']):.4g} {values['w'].dtype}"
 
 
 def main() -> int:
