@@ -1,0 +1,1 @@
+"""Four aggregators on devices that differ in everything: `python -m examples.heterogeneous`."""
