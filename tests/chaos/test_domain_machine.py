@@ -46,7 +46,8 @@ from tests.chaos.invariants import violations
 from tests.chaos.machine_rows import rows_in
 
 # An example on a file takes ten times as long as one in memory.
-EXAMPLES = int(os.environ.get("MACHINE_EXAMPLES", "100"))
+SHORT_FORM = 100
+EXAMPLES = int(os.environ.get("MACHINE_EXAMPLES", SHORT_FORM))
 
 _CLIENTS = 3
 # Beyond any lease and any rest of a failed update.
@@ -310,6 +311,9 @@ def test_no_order_of_events_breaks_an_invariant(machine: type[Rounds], examples:
         machine,
         settings=settings(
             max_examples=examples,
+            # The short form tries the same orders every time: so few, drawn anew, would now and then miss an outcome
+            # that the check below asks for. The long form draws.
+            derandomize=EXAMPLES == SHORT_FORM,
             stateful_step_count=30,
             deadline=None,
             database=None,
