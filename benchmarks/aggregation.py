@@ -21,7 +21,7 @@ from typing import Any, Final
 
 from benchmarks.aggregation_report import Entry, Figures, draw, show
 from benchmarks.agreement import Agreement, agreement
-from benchmarks.contestants import Answer, Contestant, PeerMissing
+from benchmarks.contestants import Answer, Contestant, PeerMissing, peak_anonymous_bytes
 from benchmarks.figures import machine_facts
 from benchmarks.peers.serving import Request
 from benchmarks.update_files import tensor_bytes, write_json_updates, write_updates
@@ -96,7 +96,7 @@ def _race(
     ours: Path,
     figures: Figures | None = None,
 ) -> list[Entry]:
-    """One aggregator's entrants, asked in turn. A first, untimed turn measures memory and warms everything up."""
+    """One aggregator's entrants: each one's memory by itself, then all asked in turn, against the clock."""
     theirs = ours.with_name("theirs" + ours.suffix)
 
     def request(method: str, out: Path) -> Request:
@@ -108,7 +108,7 @@ def _race(
     entries = [Entry(aggregator, name, method) for name, method in entrants]
     for entry in entries:
         out = ours if entry.is_ours else theirs
-        entry.peak_bytes = running[entry.contestant].peak_anonymous_bytes(request(entry.method, out))
+        entry.peak_bytes = peak_anonymous_bytes(entry.contestant, request(entry.method, out))
     for _ in range(repeats):
         if figures is not None:
             figures.add_limit(running["limit"].ask(request("read", theirs)))

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final, Self
@@ -74,13 +74,9 @@ class Contestant:
         answer = self._answer()
         return Answer(0.0, error=answer["error"]) if "error" in answer else Answer(**answer)
 
-    def peak_anonymous_bytes(self, request: Request) -> int:
-        """How much anonymous memory the request took at most, beyond what the process had when it began.
-
-        Sampled, so a little too low rather than too high; sampling disturbs, so these requests are not timed.
-        """
-        before = self._anonymous_bytes()
-        peak = before
+    def watched(self, request: Request) -> tuple[int, int]:
+        """(anonymous bytes before, the most of them during the request); sampled, so rather too low than too high."""
+        before = peak = self._anonymous_bytes()
         done = threading.Event()
 
         def sample() -> None:
@@ -96,7 +92,7 @@ class Contestant:
         finally:
             done.set()
             sampler.join()
-        return peak - before
+        return before, peak
 
     def close(self) -> None:
         """End it."""
@@ -123,6 +119,13 @@ class Contestant:
         return next(int(line.split()[1]) * 1024 for line in rollup.splitlines() if line.startswith("Anonymous:"))
 
 
-def known_contestants() -> Sequence[str]:
-    """Their names."""
-    return tuple(_PROGRAMS)
+def peak_anonymous_bytes(name: str, request: Request) -> int:
+    """How much anonymous memory the request takes at most, beyond the idle process's.
+
+    In a process of its own: one that has worked before keeps what it was given, and would seem to need nothing more.
+    What is loaded for the first request (our compiled kernels) is counted. Not timed, as sampling disturbs.
+    Raises: PeerMissing.
+    """
+    with Contestant(name) as fresh:
+        before, peak = fresh.watched(request)
+    return peak - before
