@@ -115,7 +115,7 @@ class Settings(BaseSettings):
         default=ByteSize(100 * MIB), description="A safetensors file with a longer header is refused."
     )
     max_json_bytes: Bytes = Field(
-        default=ByteSize(256 * MIB), description="Longer JSON data is refused: reading takes sixteen times its size."
+        default=ByteSize(256 * MIB), description="Longer JSON data is refused: reading takes up to five times its size."
     )
 
     # --- tasks and workers
