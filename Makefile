@@ -31,7 +31,7 @@ imports: setup
 	$(bin)/lint-imports --no-logo
 
 unit: setup
-	$(bin)/python -m pytest -m "not wide" $(ARGS)
+	$(bin)/python -m pytest -m "not wide" --numprocesses 2 --dist loadfile $(ARGS)
 
 # After a change of requirements/*.in. The locks hold hashes and no addresses, so stock pip installs them anywhere.
 locks: setup
@@ -56,6 +56,8 @@ benchmarks: setup peers
 benchmarks-smoke: setup peers
 	$(bin)/python -m benchmarks.aggregation --quick
 	$(bin)/python -m benchmarks.differences
+	$(bin)/python -m benchmarks.memory --quick
+	$(bin)/python -m benchmarks.latency --updates 30 --database both --any-speed
 
 clean:
 	rm -rf .venv .peers .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist *.egg-info

@@ -243,6 +243,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--database", choices=("postgresql", "sqlite", "both"), default="postgresql")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the distributions (needs matplotlib)")
+    parser.add_argument("--any-speed", action="store_true", help="exit 0 whatever the figures: for a smoke test")
     chosen = parser.parse_args(arguments)
     databases: list[DatabaseName] = ["postgresql", "sqlite"] if chosen.database == "both" else [chosen.database]
     reports: dict[str, Report] = {}
@@ -260,7 +261,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("\n\n".join(shown(report) for report in reports.values()))
     if chosen.plot:
         draw(chosen.plot, durations)
-    return 0 if all(report.goal_met for report in reports.values()) else 1
+    return 0 if chosen.any_speed or all(report.goal_met for report in reports.values()) else 1
 
 
 if __name__ == "__main__":

@@ -244,7 +244,8 @@ def _take_initial(hub: Hub, message: CreateModel) -> tuple[BlobRef | None, tuple
     data_format = DataFormat(message.data_format)
     try:
         if message.initial is not None:
-            blob = hub.model_data.take_in(message.initial.uri, message.initial.digest)
+            taken = hub.model_data.take_in(message.initial.uri, message.initial.digest)
+            blob = hub.model_data.normalise(taken, data_format)
         elif message.initial_data is not None:
             if data_format is not DataFormat.JSON:
                 raise InvalidModelData('inline data needs data_format "json"', field=field)
