@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -178,6 +179,8 @@ def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; 1 if a result differs where it should not, or (full size) a goal is missed; 2 if it can't run."""
     chosen = _arguments(arguments)
+    # Ended by a signal, it takes its gigabytes and its processes with it.
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     with tempfile.TemporaryDirectory(prefix="fedqueue-aggregation-", dir=chosen.folder) as place:
         try:
             figures = measure(chosen, Path(place))

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -142,6 +146,19 @@ def test_json_is_raced_against_fma_and_both_results_agree(capsys: pytest.Capture
     assert code == 0
     assert [entry["contestant"] for entry in figures["entries"]] == ["fedqueue", "fma"]
     assert figures["entries"][1]["worst"]["max_difference"] <= figures["entries"][1]["worst"]["allowed"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_ended_by_a_signal_it_takes_its_files_with_it(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks.aggregation", "--alone", "--only", "fedavg", "--folder", tmp_path]
+    process = subprocess.Popen([*command, "--parameters", "300000", "--repeats", "100000"], cwd=contestants.ROOT)
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("*/ours.safetensors")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=60) == 128 + signal.SIGTERM
     assert list(tmp_path.iterdir()) == []
 
 
