@@ -19,7 +19,7 @@ def load_plugins(settings: Settings) -> tuple[str, ...]:
     Importing one twice is harmless. Raises: ConfigurationError naming the module and what is wrong with it.
     """
     named = [(name, "FEDQUEUE_PLUGINS") for name in settings.plugins]
-    named += [(point.value, f"entry point {point.name!r} of {GROUP}") for point in entry_points(group=GROUP)]
+    named += [(point.module, f"entry point {point.name!r} of {GROUP}") for point in entry_points(group=GROUP)]
     problems: Sequence[str] = [problem for name, source in named if (problem := _import(name, source))]
     if problems:
         raise ConfigurationError(list(problems))

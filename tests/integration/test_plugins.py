@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from config.errors import ConfigurationError
+from config.settings import Settings
 from fedqueue import Client, Rejected
 from tests.hubs import hub_running
 from worker.plugins import load_plugins
@@ -65,10 +67,21 @@ def test_a_plugins_arguments_are_checked_like_any_other(client: Client) -> None:
         client.create_model(requirement="balanced", requirement_args=[2])
 
 
-def test_a_plugin_that_can_not_be_imported_is_said_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from config.errors import ConfigurationError
-    from config.settings import Settings
+def test_an_installed_package_declares_its_module_or_something_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Entry points are written both ways: `module` and `module:attribute`."""
+    (tmp_path / "declared_plugin.py").write_text("LOADED = True")
+    (tmp_path / "other_plugin.py").write_text("LOADED = True")
+    package = tmp_path / "theirs-1.0.dist-info"
+    package.mkdir()
+    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
+    (package / "entry_points.txt").write_text("[fedqueue.plugins]\none = declared_plugin\ntwo = other_plugin:LOADED\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert set(load_plugins(Settings())) >= {"declared_plugin", "other_plugin"}
 
+
+def test_a_plugin_that_can_not_be_imported_is_said_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "broken_plugin.py").write_text("raise RuntimeError('not today')")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ConfigurationError) as refused:
