@@ -150,7 +150,7 @@ def test_json_is_raced_against_fma_and_both_results_agree(capsys: pytest.Capture
 
 
 def test_ended_by_a_signal_it_takes_its_files_with_it(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "benchmarks.aggregation", "--alone", "--only", "fedavg", "--folder", tmp_path]
+    command = [sys.executable, "-m", "benchmarks.aggregation", "--alone", "--only", "fedavg", "--folder", f"{tmp_path}"]
     process = subprocess.Popen([*command, "--parameters", "300000", "--repeats", "100000"], cwd=contestants.ROOT)
     deadline = time.monotonic() + 60
     while not list(tmp_path.glob("*/ours.safetensors")):
