@@ -21,6 +21,7 @@ from typing import IO, Final
 
 from config.places import broker_url_in, endpoint_in, socket_in
 from config.settings import Settings
+from connectors.errors import DatabaseUnavailable, SchemaOutdated
 from worker.children import Child
 from worker.endpoint import remove_endpoint, write_endpoint
 from worker.errors import AlreadyRunning, StartFailed
@@ -72,6 +73,7 @@ class Supervisor:
         self._ending = threading.Event()
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
+        self._migrated = False
 
     def start(self, seconds: float = 60.0) -> None:
         """Start everything; return when a task sent to any worker would be carried out.
@@ -182,6 +184,7 @@ class Supervisor:
         found, reached = migrate(self.settings)
         if found != reached:
             self._tell("migrated", detail=f"{found or 'nothing'} → {reached}")
+        self._migrated = True
 
     def _start(self, child: Child) -> None:
         if child not in self._children:
@@ -240,7 +243,17 @@ class Supervisor:
         for role, patience in (("beat", 3.0), ("worker", self.settings.soft_shutdown_seconds + 4.0), ("server", 5.0)):
             self._end([child for child in self._children if child.role == role], patience)
         forget_socket(self.settings.home)
+        if self._migrated:
+            self._settle()
         self._tell("stopped")
+
+    def _settle(self) -> None:
+        from worker.schema import settle_database
+
+        try:
+            settle_database(self.settings)
+        except (DatabaseUnavailable, SchemaOutdated) as error:
+            self._tell("unsettled", detail=f"the database's log was not merged into its file: {error}")
 
     def _end(self, children: list[Child], patience: float) -> None:
         for child in children:

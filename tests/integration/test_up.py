@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
+import sqlite3
 import stat
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from uuid import uuid4
 
@@ -16,6 +19,7 @@ import pytest
 from celery.utils.nodenames import worker_direct
 
 from config.loading import load_settings
+from fedqueue import Client
 from fedqueue.messages.names import MODELS_LATEST
 from tests.hubs import RunningHub, hub_running, run_worker_command, running
 from worker.bootstrap import HubCelery
@@ -121,6 +125,19 @@ def test_ctrl_c_ends_everything_within_ten_seconds(hub: RunningHub) -> None:
     assert running(family) == []
     assert not (hub.home / "endpoint.json").exists()
     assert hub.events("killed") == [], "all of them ended by themselves"
+
+
+def test_a_stopped_hubs_database_is_whole_in_its_one_file(hub: RunningHub, tmp_path: Path) -> None:
+    """Whoever copies a stopped hub's file has everything, even if none of its processes could close the database."""
+    with Client(json.loads((hub.home / "endpoint.json").read_text())["broker_url"]) as client:
+        created = client.create_model()
+    for process in psutil.Process(hub.process.pid).children(recursive=True):
+        process.kill()
+    hub.process.send_signal(signal.SIGINT)
+    assert hub.process.wait(30) == 0
+    copy = shutil.copy(hub.home / "fedqueue.db", tmp_path / "copy.db")
+    with closing(sqlite3.connect(copy)) as file:
+        assert file.execute("SELECT uuid FROM federated_model").fetchall() == [(created.model_id.hex,)]
 
 
 def test_a_killed_supervisor_takes_everything_with_it(hub: RunningHub) -> None:
