@@ -19,7 +19,8 @@ from tasks.aggregation.kernels.vectors import float32_at, float64_at, sum_produc
 # How a value is stored.
 F64, F32, F16, BF16 = 0, 1, 2, 3
 
-_SUM_TILE: Final = 2048
+# Long runs of each update in turn: a short one ends before the processor has seen that it should read ahead.
+_SUM_TILE: Final = 8192
 _ROW_BYTES: Final = 8 * TILE
 _HALF_SCALE: Final = np.float32(2.0**112)  # between the exponents of float16 and of float32
 
@@ -66,10 +67,11 @@ def weighted_sum(
     deltas = base_addresses.size > 0
     casting = narrow.size > 0
     size_of_all = max(total.size, narrow.size)
-    tile = np.empty(_SUM_TILE, np.float64)
-    base_tile = np.zeros(_SUM_TILE, np.float64)
-    sum_tile = np.empty(_SUM_TILE, np.float64)
-    bits = np.empty(_SUM_TILE, np.uint32)
+    longest = min(_SUM_TILE, size_of_all)
+    tile = np.empty(longest, np.float64)
+    base_tile = np.zeros(longest, np.float64)
+    sum_tile = np.empty(longest, np.float64)
+    bits = np.empty(longest, np.uint32)
     for start in range(0, size_of_all, _SUM_TILE):
         size = min(_SUM_TILE, size_of_all - start)
         stop = start + size
