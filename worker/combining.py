@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
@@ -15,7 +14,6 @@ import numpy as np
 from connectors.errors import BlobMissing, ConnectorError
 from connectors.model_data import TensorReader
 from connectors.records import TensorSpec
-from connectors.storage.limits import Limits
 from connectors.storage.model_files import ModelFiles, model_file_writers, put_in_place
 from tasks.aggregation import (
     DEFAULT_BUDGET_BYTES,
@@ -34,13 +32,6 @@ from tasks.aggregation.kernels.choice import is_worth_loading
 from tasks.aggregation.structure import agree_on_structure
 from tasks.aggregation.threads import default_threads
 from worker.errors import ProcessError
-
-# Bytes of updates from which loading numba's kernels surely takes less than they save. Between nothing and this the
-# engine itself finds out, after having begun with numpy.
-_WORTH_LOADING = 1 << 28
-
-
-_OTHER_FILES = 128  # what a process has open besides: its libraries', what is written
 
 
 class CombinationFailed(ProcessError):
@@ -115,7 +106,7 @@ def _combine(combination: Combination) -> Outcome:
     threads = combination.threads or default_threads()
     began = time.perf_counter()
     with ExitStack() as stack:
-        readers = _Readers(stack, _make_room_for_maps(2 * len(combination.updates) + 3))
+        readers = _Readers(stack)
         sources = [
             UpdateStream(
                 readers.open(update.path),
@@ -158,9 +149,9 @@ def _combine(combination: Combination) -> Outcome:
 class _Readers:
     """Every file opened once, however often it is named, and closed with `stack`."""
 
-    def __init__(self, stack: ExitStack, maps: int) -> None:
+    def __init__(self, stack: ExitStack) -> None:
         self._stack = stack
-        self._files = ModelFiles(Limits(max_open_maps=maps))
+        self._files = ModelFiles()
         self._open: dict[Path, TensorReader] = {}
 
     def open(self, path: Path) -> TensorReader:
@@ -177,20 +168,6 @@ class _Readers:
 
     def open_if(self, path: Path | None) -> TensorReader | None:
         return None if path is None else self.open(path)
-
-
-def _make_room_for_maps(wanted: int) -> int:
-    """How many files to map at once: `wanted`, and let the process have so many open, as far as the system allows.
-
-    A chunk looks at all updates at once, and every map holds a descriptor; mapped in turn instead, each of a thousand
-    updates would be mapped anew for every chunk.
-    """
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = wanted + _OTHER_FILES
-    if soft not in (resource.RLIM_INFINITY, hard) and soft < needed:
-        most = needed if hard == resource.RLIM_INFINITY else min(hard, needed)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
-    return max(1, wanted)
 
 
 def _state_of(combination: Combination, tensors: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import signal
 import threading
 import time
@@ -19,8 +18,6 @@ from worker.readiness import wait_for_database
 from worker.sweeper import Sweeper
 
 log = structlog.get_logger(__name__)
-
-_OPEN_FILES = 65_536
 
 
 def connect_signals(app: HubCelery) -> None:
@@ -52,7 +49,6 @@ def connect_signals(app: HubCelery) -> None:
     def in_pool_process(**_: Any) -> None:
         # What the parent had open stays the parent's; this process opens its own when a task needs it.
         app.close_hub()
-        _allow_many_files()
 
     def pool_process_ends(**_: Any) -> None:
         app.close_hub()
@@ -67,14 +63,6 @@ def connect_signals(app: HubCelery) -> None:
         (signals.worker_process_shutdown, pool_process_ends),
     ):
         event.connect(receiver, weak=False)
-
-
-def _allow_many_files() -> None:
-    """Raise this process's soft limit on open files: a round keeps a file open for every update it maps."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, _OPEN_FILES)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _limit_patience(app: HubCelery) -> None:

@@ -20,12 +20,11 @@ from connectors.storage.fma_json import check_fma_names, fma_json_of, format_fma
 from connectors.storage.garbage import clear_staging, collect_blobs, is_digest
 from connectors.storage.json_files import JsonReader, JsonWriter
 from connectors.storage.limits import Limits
-from connectors.storage.maps import OpenMaps
 from connectors.storage.model_files import is_safetensors
 from connectors.storage.npz_files import NumpyReader, copy_tensors, is_numpy
 from connectors.storage.places import as_root, finding, locate, open_file, working_in
 from connectors.storage.safetensors_files import SafetensorsReader, SafetensorsWriter
-from connectors.storage.safetensors_layout import LENGTH_BYTES, lay_out
+from connectors.storage.safetensors_layout import LENGTH_BYTES, Headers, lay_out
 from fedqueue.blobs import blob_path, keep_blob, new_blob, read_pieces
 
 
@@ -47,7 +46,7 @@ class FileModelDataConnector(BaseModelDataConnector):
         # The store under the name it was given, too: that is how references spell it where a link leads to it.
         self._own_roots = (root, self._root)
         self._outside_roots = tuple(as_root(outside) for outside in outside_roots)
-        self._maps = OpenMaps(self._limits.max_open_maps)
+        self._headers = Headers(self._limits)
 
     @property
     def root(self) -> Path:
@@ -163,7 +162,7 @@ class FileModelDataConnector(BaseModelDataConnector):
         self._check_size(size)
         if size < LENGTH_BYTES:  # also because an empty file can't be mapped
             raise ModelDataError(ReasonCode.CORRUPT, f"not a safetensors file: it has {size} bytes")
-        return SafetensorsReader(self._maps, self._root, path, self._limits)
+        return SafetensorsReader(self._root, path, self._headers)
 
     def pull_bytes(self, ref: BlobRef, limit: int) -> bytes:
         """The stored bytes, `limit` at most. Raises: ModelDataError (TOO_LARGE), BlobMissing, StoreUnavailable."""

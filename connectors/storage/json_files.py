@@ -14,6 +14,7 @@ from connectors.model_data import Array
 from connectors.records import BlobRef, TensorSpec
 from connectors.storage.fma_json import FloatArray, check_fma_names, format_fma_json, parse_fma_json, too_large
 from connectors.storage.limits import Limits
+from connectors.storage.maps import map_descriptor
 from connectors.storage.places import open_file, working_in
 from connectors.storage.safetensors_files import check_piece
 from fedqueue.blobs import keep_blob
@@ -76,7 +77,7 @@ class JsonReader:
                     for array in flat.values():
                         file.write(array.data)
                     file.flush()
-                    whole = np.memmap(file, np.float64, mode="r")
+                    whole = map_descriptor(file.fileno()).view(np.float64)
             start = 0
             for name, array in flat.items():
                 flat[name] = np.asarray(whole[start : start + array.size])

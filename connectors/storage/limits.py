@@ -20,7 +20,6 @@ class Limits:
     # trained model's weights pack 2 : 1 at best, 256 MiB of zeros 1,028 : 1.
     max_unpacked_ratio: int = 100
     ratio_free_bytes: int = 16 * _MIB
-    max_open_maps: int = 256  # files mapped at once; a round of more updates maps them in turn
 
     def __post_init__(self) -> None:
         for name in self.__slots__:

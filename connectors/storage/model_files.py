@@ -16,11 +16,10 @@ from connectors.model_data import Array, TensorReader
 from connectors.records import DataFormat, ReasonCode, TensorSpec
 from connectors.storage.json_files import JsonReader, JsonWriter
 from connectors.storage.limits import Limits
-from connectors.storage.maps import OpenMaps
 from connectors.storage.npz_files import NumpyReader, is_numpy
 from connectors.storage.places import finding, open_file, working_in
 from connectors.storage.safetensors_files import SafetensorsReader, SafetensorsWriter
-from connectors.storage.safetensors_layout import LENGTH_BYTES
+from connectors.storage.safetensors_layout import LENGTH_BYTES, Headers
 from fedqueue.blobs import sync_folder
 
 
@@ -29,7 +28,7 @@ class ModelFiles:
 
     def __init__(self, limits: Limits | None = None) -> None:
         self._limits = limits or Limits()
-        self._maps = OpenMaps(self._limits.max_open_maps)
+        self._headers = Headers(self._limits)
 
     def open(self, path: Path) -> TensorReader:
         """A reader of safetensors, numpy's formats or FMA's JSON, told apart by its bytes; links are followed.
@@ -49,7 +48,7 @@ class ModelFiles:
             return JsonReader(real.parent, real, self._limits, spill=Path(tempfile.gettempdir()))
         if size < LENGTH_BYTES:  # also because an empty file can't be mapped
             raise ModelDataError(ReasonCode.CORRUPT, f"not a safetensors file: it has {size} bytes")
-        return SafetensorsReader(self._maps, real.parent, real, self._limits)
+        return SafetensorsReader(real.parent, real, self._headers)
 
 
 def is_safetensors(start: bytes) -> bool:

@@ -27,6 +27,7 @@ from connectors.model_data import Array, TensorReader, TensorWriter
 from connectors.records import ReasonCode, TensorSpec
 from connectors.storage.dtypes import NUMPY_DTYPES
 from connectors.storage.limits import Limits
+from connectors.storage.maps import map_descriptor
 from connectors.storage.npy_header import NPY_MAGIC, NpyHeader, corrupt, read_npy_header
 from connectors.storage.places import open_file, working_in
 
@@ -262,4 +263,4 @@ def _padded(size: int) -> int:
 
 def _values_of(file: BinaryIO, size: int) -> Array:
     """The file's bytes, mapped."""
-    return np.asarray(np.memmap(file, np.uint8, mode="r")) if size else np.empty(0, np.uint8)
+    return map_descriptor(file.fileno()) if size else np.empty(0, np.uint8)

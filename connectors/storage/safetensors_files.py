@@ -9,41 +9,32 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+from numpy.typing import NDArray
 
-from connectors.errors import ModelDataError
 from connectors.model_data import Array
 from connectors.records import BlobRef, TensorSpec
 from connectors.storage.dtypes import NUMPY_DTYPES
-from connectors.storage.limits import Limits
-from connectors.storage.maps import OpenMaps
+from connectors.storage.maps import map_file
 from connectors.storage.places import working_in
-from connectors.storage.safetensors_layout import LENGTH_BYTES, Placed, header_length, lay_out, parse_header
+from connectors.storage.safetensors_layout import LENGTH_BYTES, Headers, Placed, header_length, lay_out
 from fedqueue.blobs import keep_blob
 
 
 class SafetensorsReader:
     """A TensorReader over a mapped file: views, no copies. Safe only on files that nobody cuts short, as blobs are."""
 
-    def __init__(self, maps: OpenMaps, root: Path, path: Path, limits: Limits) -> None:
+    def __init__(self, root: Path, path: Path, headers: Headers) -> None:
         """Raises: ModelDataError (CORRUPT, DTYPE, TOO_LARGE), BlobMissing, StoreUnavailable."""
-        self._maps = maps
-        self._root = root
-        self._path = path
-        mapped = maps.get(root, path)
-        try:
-            end = LENGTH_BYTES + header_length(mapped[:LENGTH_BYTES], len(mapped), limits)
-            placed = parse_header(mapped[LENGTH_BYTES:end], len(mapped), limits)
-        except ModelDataError:
-            maps.drop(path)
-            raise
-        self._bytes = len(mapped) - end
-        self._placed = {tensor.spec[0]: tensor for tensor in placed}
-        self._open = True
+        mapped = map_file(root, path)
+        end = LENGTH_BYTES + header_length(mapped[:LENGTH_BYTES].tobytes(), mapped.size, headers.limits)
+        self._layout = headers.parse(mapped[LENGTH_BYTES:end].tobytes(), mapped.size)
+        self._bytes = mapped.size - end
+        self._mapped: NDArray[np.uint8] | None = mapped
 
     @property
     def tensors(self) -> tuple[TensorSpec, ...]:
         """Name, shape and dtype of every tensor, in the file's order."""
-        return tuple(tensor.spec for tensor in self._placed.values())
+        return self._layout.specs
 
     @property
     def size_bytes(self) -> int:
@@ -52,20 +43,19 @@ class SafetensorsReader:
 
     def read(self, name: str, start: int, stop: int) -> Array:
         """A read-only view of elements [start, stop) of the flattened tensor."""
-        if not self._open:
+        mapped = self._mapped
+        if mapped is None:
             raise ValueError("the reader is closed")
-        tensor = self._placed[name]
+        tensor = self._layout.placed[name]
         if not 0 <= start <= stop <= tensor.size:
             raise ValueError(f"{name!r} has {tensor.size} elements: [{start}, {stop}) is not among them")
         dtype = NUMPY_DTYPES[tensor.spec[2]]
-        mapped = self._maps.get(self._root, self._path)
         values: Array = np.frombuffer(mapped, dtype, stop - start, tensor.offset + start * dtype.itemsize)
         return values
 
     def close(self) -> None:
         """Let go of the file. Views handed out before stay valid."""
-        self._open = False
-        self._maps.drop(self._path)
+        self._mapped = None
 
 
 class SafetensorsWriter:

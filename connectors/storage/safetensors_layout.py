@@ -10,6 +10,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from math import prod
 from typing import Any
 
@@ -23,6 +24,8 @@ _METADATA = "__metadata__"
 _FIELDS = {"dtype", "shape", "data_offsets"}
 _MARKS_A_TENSOR = 16  # brackets and commas: eight, and one for every dimension
 _MARKS_OF_METADATA = 1 << 16
+_REMEMBERED = 4
+_LONGEST_REMEMBERED = 1 << 20  # bytes: some ten thousand tensors
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +35,38 @@ class Placed:
     spec: TensorSpec
     offset: int  # from the file's first byte
     size: int  # elements
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where a file's tensors lie."""
+
+    placed: Mapping[str, Placed]  # by name, by ascending place
+    specs: tuple[TensorSpec, ...]
+
+
+class Headers:
+    """Reads headers, and remembers the last few: a round's updates mostly have one and the same, to the byte.
+
+    They then share its outcome, too: a thousand updates of a thousand tensors take up room for a thousand, not a
+    million. Safe to share between threads.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self._remembered = lru_cache(_REMEMBERED)(self._parse)
+
+    def parse(self, header: bytes, file_bytes: int) -> Layout:
+        """Every claim of the header checked against the file's length.
+
+        Raises: ModelDataError (CORRUPT, DTYPE, TOO_LARGE).
+        """
+        parse = self._parse if len(header) > _LONGEST_REMEMBERED else self._remembered
+        return parse(header, file_bytes)
+
+    def _parse(self, header: bytes, file_bytes: int) -> Layout:
+        placed = parse_header(header, file_bytes, self.limits)
+        return Layout({tensor.spec[0]: tensor for tensor in placed}, tuple(tensor.spec for tensor in placed))
 
 
 def header_length(first_bytes: bytes, file_bytes: int, limits: Limits) -> int:

@@ -12,7 +12,7 @@ import pytest
 
 from connectors.model_data import TensorReader, TensorWriter
 from connectors.records import BlobRef, DataFormat, FederatedModel
-from connectors.storage import FileModelDataConnector, Limits
+from connectors.storage import FileModelDataConnector
 from fedqueue.blobs import path_of
 from tasks.aggregation import (
     TensorSink,
@@ -54,7 +54,7 @@ def test_readers_and_writers_of_the_store_are_what_the_engine_takes(tmp_path: Pa
 
 @pytest.mark.parametrize("budget_bytes", [64, 1 << 28])
 def test_files_combine_to_the_bytes_that_arrays_combine_to(tmp_path: Path, budget_bytes: int) -> None:
-    store = FileModelDataConnector(tmp_path, limits=Limits(max_open_maps=2))
+    store = FileModelDataConnector(tmp_path)
     rng = np.random.default_rng(3)
     updates = [
         {"w": rng.normal(size=(40, 5)).astype(np.float32), "n": np.array(i), "e": np.zeros((0, 2), np.float16)}

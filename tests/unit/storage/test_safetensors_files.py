@@ -186,17 +186,54 @@ def test_whatever_is_over_a_limit_is_too_large(tmp_path: Path, limits: Limits) -
     assert caught.value.reason_code is ReasonCode.TOO_LARGE
 
 
-def test_more_readers_than_maps_are_served_in_turn(tmp_path: Path) -> None:
-    """A round over thousands of updates must not run out of file descriptors."""
-    store = FileModelDataConnector(tmp_path, limits=Limits(max_open_maps=3))
+def test_readers_hold_no_file_descriptors(store: FileModelDataConnector) -> None:
+    """A round over thousands of updates must not run out of them."""
     refs = [_write(store, {"w": np.array([float(i)])}) for i in range(20)]
     before = len(list(Path("/proc/self/fd").iterdir()))
     readers = [store.open(ref, DataFormat.SAFETENSORS) for ref in refs]
-    for _ in range(2):
-        assert [reader.read("w", 0, 1).item() for reader in readers] == [float(i) for i in range(20)]
-        assert len(list(Path("/proc/self/fd").iterdir())) <= before + 3
-    for reader in readers:
-        reader.close()
+    assert [reader.read("w", 0, 1).item() for reader in readers] == [float(i) for i in range(20)]
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_a_map_ends_with_its_reader_and_the_last_view(store: FileModelDataConnector) -> None:
+    ref = _write(store, {"w": np.arange(4.0)})
+
+    def maps() -> int:
+        return Path("/proc/self/maps").read_text().count(ref.digest)
+
+    reader = store.open(ref, DataFormat.SAFETENSORS)
+    view = reader.read("w", 1, 3)
+    assert maps() == 1
+    reader.close()
+    assert maps() == 1
+    assert view.tolist() == [1.0, 2.0]
+    with pytest.raises(ValueError, match="read-only"):
+        view[0] = 5.0
+    del view
+    assert maps() == 0
+
+
+def test_a_closed_reader_reads_no_more(store: FileModelDataConnector) -> None:
+    reader = store.open(_write(store, {"w": np.arange(4.0)}), DataFormat.SAFETENSORS)
+    reader.read("w", 0, 1)
+    reader.close()
+    with pytest.raises(ValueError, match="closed"):
+        reader.read("w", 0, 1)
+
+
+def test_headers_that_are_the_same_are_read_once_and_mean_the_same(store: FileModelDataConnector) -> None:
+    first, second = (_write(store, {"w": np.full(4, value)}) for value in (1.0, 2.0))
+    one, other = (store.open(ref, DataFormat.SAFETENSORS) for ref in (first, second))
+    assert one.tensors is other.tensors
+    assert (one.read("w", 0, 4).tolist(), other.read("w", 0, 4).tolist()) == ([1.0] * 4, [2.0] * 4)
+
+
+def test_the_same_header_before_a_shorter_file_is_refused_all_the_same(store: FileModelDataConnector) -> None:
+    whole = _file({"w": _entry()}, b"\0" * 8)
+    store.open(store.push_model_data_to_storage(MODEL, whole), DataFormat.SAFETENSORS)
+    cut = store.push_model_data_to_storage(MODEL, whole[:-1])
+    with pytest.raises(ModelDataError, match="cut short"):
+        store.open(cut, DataFormat.SAFETENSORS)
 
 
 def test_an_incomplete_model_can_not_be_committed_and_leaves_nothing(store: FileModelDataConnector) -> None:
