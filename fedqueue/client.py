@@ -133,17 +133,20 @@ class Client:
         timeout: float | None = None,
         **policy: Unpack[PolicyFields],
     ) -> ModelView:
-        """A new model, open for updates. `initial`: named arrays, a .safetensors or .json file, or FMA's lists.
+        """A new model, open for updates.
 
-        `data_format` is what `initial` is, else safetensors. Created once however often it is sent with one
-        `model_id` (made here if none is given).
+        `initial`: named arrays, the path of a .safetensors, .npz, .npy or .json file, or FMA's lists. `data_format` is
+        what the model is kept in: "json" for lists and .json files, else "safetensors". Created once however often it
+        is sent with one `model_id` (made here if none is given).
         """
         model_id = as_uuid(model_id or uuid.uuid4(), "model_id")
         fields: dict[str, Any] = dict(policy)
         if initial is not None:
             payload = self._store.take(initial, "initial")
             if data_format not in (None, payload.data_format):
-                raise InvalidArgument("initial", f"is {payload.data_format}, but data_format says {data_format}")
+                raise InvalidArgument(
+                    "initial", f"is kept as {payload.data_format}, but data_format says {data_format}"
+                )
             fields |= {"data_format": payload.data_format, "initial": payload.ref, "initial_data": payload.inline}
         elif data_format is not None:
             fields["data_format"] = data_format
@@ -253,7 +256,8 @@ class Client:
     ) -> UpdateView | UUID:
         """What became of the update; with `wait=False` the submission id, as soon as the broker has the message.
 
-        `data`: named arrays, a .safetensors or .json file, or FMA's lists. `num_examples` is its weight, > 0.
+        `data`: named arrays, the path of a .safetensors, .npz, .npy or .json file, or FMA's lists. A lone array in an
+        .npy is the tensor "values". `num_examples` is its weight, > 0.
         `base_aggregate` is the id of the aggregate it was trained from; `num_steps` and `loss` are for the aggregators
         that need them (fednova and scaffold, qfedavg). It counts once, however often it is sent under
         one `submission_id` (made here if none is given).

@@ -7,8 +7,9 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Final
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -20,8 +21,13 @@ from fedqueue.messages import DataRef
 from fedqueue.messages.names import INLINE_DATA_LIMIT
 from fedqueue.tensors import as_tensors, write_tensors
 
-# What a caller may hand over: named arrays, a .safetensors or .json file, or FMA's lists.
+# What a caller may hand over: named arrays, the path of a .safetensors, .npz, .npy or .json file, or FMA's lists.
 ModelData = Mapping[str, ArrayLike] | str | os.PathLike[str] | Sequence[Any]
+
+# What a model is kept as whose data comes in a file of that name. The hub brings numpy's files into safetensors.
+_FORMATS: Final = {".safetensors": "safetensors", ".npz": "safetensors", ".npy": "safetensors", ".json": "json"}
+_NPY_MAGIC: Final = b"\x93NUMPY"
+_ZIP_MAGIC: Final = b"PK\x03\x04"
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,8 @@ class SharedStore:
     def take(self, data: ModelData, field: str) -> Payload:
         """Put the data where the hub can read it; small FMA lists stay inline.
 
+        A file's bytes go as they are: to judge them is the hub's part. Numpy's are told by how they begin, whatever
+        the file is called; the others by their names.
         Raises: InvalidArgument naming `field`, StoreUnreachable.
         """
         if isinstance(data, str | os.PathLike):
@@ -61,19 +69,25 @@ class SharedStore:
         )
 
     def _take_file(self, path: Path, field: str) -> Payload:
-        data_format = path.suffix.lower().removeprefix(".")
-        if data_format not in ("safetensors", "json"):
-            raise InvalidArgument(field, f"{path} is neither a .safetensors nor a .json file")
         try:
             source = path.open("rb")
         except OSError as error:
-            raise InvalidArgument(field, f"{path} can't be read: {error.strerror}") from error
-        with source, self._writing() as (root, file):
-            hashed = hashlib.sha256()
-            for piece in read_pieces(source):
-                hashed.update(piece)
-                file.write(piece)
-            return Payload(data_format, ref=_kept(root, file, hashed.hexdigest()))
+            raise _unreadable(path, field, error) from error
+        with source:
+            pieces = read_pieces(source)
+            try:
+                start = next(pieces, b"")
+            except OSError as error:
+                raise _unreadable(path, field, error) from error
+            data_format = "safetensors" if _is_numpy(start) else _FORMATS.get(path.suffix.lower())
+            if data_format is None:
+                raise InvalidArgument(field, f"{path} is none of {', '.join(_FORMATS)}")
+            with self._writing() as (root, file):
+                hashed = hashlib.sha256()
+                for piece in chain([start], pieces):
+                    hashed.update(piece)
+                    file.write(piece)
+                return Payload(data_format, ref=_kept(root, file, hashed.hexdigest()))
 
     def _take_list(self, data: Sequence[Any], field: str) -> Payload:
         try:
@@ -147,6 +161,17 @@ class _Writing:
         self._blob.__exit__(kind, error, trace)
         if isinstance(error, OSError):
             raise StoreUnreachable(f"the store at {self._root} can't be written: {error.strerror}") from error
+
+
+def _is_numpy(start: bytes) -> bool:
+    """Whether a file that begins so is an .npy, or an .npz: an archive whose first member is an .npy."""
+    # Any archive would not do: what torch.save writes is one too, and is no model data.
+    name = start[30 : 30 + int.from_bytes(start[26:28], "little")]
+    return start.startswith(_NPY_MAGIC) or (start.startswith(_ZIP_MAGIC) and name.endswith(b".npy"))
+
+
+def _unreadable(path: Path, field: str, error: OSError) -> InvalidArgument:
+    return InvalidArgument(field, f"{path} can't be read: {error.strerror}")
 
 
 def _kept(root: Path, file: BinaryIO, digest: str | None = None) -> DataRef:

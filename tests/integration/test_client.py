@@ -125,6 +125,53 @@ def test_a_file_is_an_update_and_so_is_a_json_file(hub: Client, make: Make, tmp_
     assert hub.fetch_latest(lists.model_id).data == [[1.0], [2.0, 3.0]]
 
 
+def test_numpys_files_are_a_model_and_its_updates(hub: Client, tmp_path: Path) -> None:
+    np.savez(tmp_path / "start.npz", w=np.zeros(2, np.float32), b=np.zeros((), np.float32))
+    model = hub.create_model(initial=tmp_path / "start.npz", requirement="require_x_clients", requirement_args={"x": 2})
+    assert model.data_format == "safetensors"
+    assert {name: a.tolist() for name, a in hub.fetch_latest(model.model_id).arrays.items()} == {"b": 0.0, "w": [0, 0]}
+    for at, num_examples in ((1, 1), (5, 3)):
+        client = hub.register_client(model.model_id).client_id
+        path = tmp_path / f"update {at}.npz"
+        np.savez_compressed(path, b=np.float32(at), w=np.array([at, -at], np.float32))
+        hub.submit_update(model.model_id, client, path, num_examples=num_examples)
+    hub.wait_for_aggregate(model.model_id, after=0, timeout=30)
+    fetched = hub.fetch_latest(model.model_id).arrays
+    assert (fetched["w"].tolist(), fetched["b"].tolist()) == ([4.0, -4.0], 4.0)  # (1 + 3 × 5) / 4
+    assert fetched["w"].dtype == np.float32
+
+
+def test_a_lone_array_is_a_model_of_one_tensor(hub: Client, make: Make, tmp_path: Path) -> None:
+    np.save(tmp_path / "start.npy", np.zeros((1, 2)))
+    model, (client,) = make(initial=tmp_path / "start.npy")
+    hub.submit_update(model.model_id, client, {"values": np.array([[1.5, 2.5]])}, num_examples=1)
+    hub.wait_for_aggregate(model.model_id, after=0, timeout=30)
+    assert hub.fetch_latest(model.model_id).arrays["values"].tolist() == [[1.5, 2.5]]
+
+
+def test_a_bad_file_of_numpys_is_refused_with_its_reason(hub: Client, make: Make, tmp_path: Path) -> None:
+    model, (client,) = make(data_format="safetensors")
+    lists, (other,) = make(data_format="json")
+    np.savez(tmp_path / "good.npz", w=np.ones(3))
+    np.savez(tmp_path / "objects.npz", w=np.array([None, {}]))
+    np.savez_compressed(tmp_path / "bomb.npz", w=np.zeros(1 << 25))
+    (tmp_path / "cut.npz").write_bytes((tmp_path / "good.npz").read_bytes()[:-30])
+    (tmp_path / "text.npz").write_text("no archive at all")
+    for model_id, sender, name, code in (
+        (model.model_id, client, "objects.npz", "DTYPE"),
+        (model.model_id, client, "bomb.npz", "TOO_LARGE"),
+        (model.model_id, client, "cut.npz", "CORRUPT"),
+        (model.model_id, client, "text.npz", "CORRUPT"),
+        (lists.model_id, other, "good.npz", "SCHEMA"),
+    ):
+        with pytest.raises(UpdateRejected) as refused:
+            hub.submit_update(model_id, sender, tmp_path / name, num_examples=1)
+        assert refused.value.reason_code == code, name
+    with pytest.raises(Rejected, match="CORRUPT: not a sound") as rejected:
+        hub.create_model(initial=tmp_path / "cut.npz")
+    assert (rejected.value.kind, rejected.value.field) == ("InvalidModelData", "initial")
+
+
 def test_bfloat16_goes_there_and_back(hub: Client, make: Make) -> None:
     model, (client,) = make()
     hub.submit_update(model.model_id, client, {"w": np.array([1.5, -3.0], ml_dtypes.bfloat16)}, num_examples=1)

@@ -127,6 +127,17 @@ def test_an_initial_model_of_another_format_than_said_is_refused_before_sending(
         client.create_model(initial=[1, 2], data_format="safetensors")
 
 
+def test_an_initial_model_of_numpys_makes_a_safetensors_model(tmp_path: Path) -> None:
+    client, hub = client_of(lambda task, message: model_view(message), tmp_path / "store")
+    np.savez(tmp_path / "start.npz", w=np.ones(2))
+    client.create_model(initial=tmp_path / "start.npz")
+    created = CreateModel.model_validate(hub.sent[0][1])
+    assert created.data_format == "safetensors"
+    assert created.initial is not None
+    with pytest.raises(InvalidArgument, match="is kept as safetensors, but data_format says json"):
+        client.create_model(initial=tmp_path / "start.npz", data_format="json")
+
+
 def test_an_edit_names_only_what_it_changes() -> None:
     """Everything else, absent, stays; a null is a value like any other."""
     client, hub = client_of(lambda task, message: model_view(message))

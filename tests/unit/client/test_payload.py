@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,13 @@ from fedqueue.errors import DataCorrupt, InvalidArgument, StoreUnreachable
 from fedqueue.messages.names import INLINE_DATA_LIMIT
 from fedqueue.payload import SharedStore
 from fedqueue.tensors import read_tensors
+
+
+def pickled_archive() -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("model/data.pkl", b"")
+    return file.getvalue()
 
 
 @pytest.fixture
@@ -52,6 +61,38 @@ def test_a_file_is_stored_byte_for_byte(store: SharedStore, root: Path, tmp_path
     assert blob_path(root, payload.ref.digest).read_bytes() == b"not a model"
 
 
+@pytest.mark.parametrize("name", ["update.npz", "update", "update.json", "update.npy"])
+def test_numpys_files_are_known_by_their_bytes_and_sent_as_they_are(
+    store: SharedStore, root: Path, tmp_path: Path, name: str
+) -> None:
+    """The hub brings them into the model's format; a name that says otherwise changes nothing."""
+    archive, lone = io.BytesIO(), io.BytesIO()
+    np.savez(archive, w=np.ones(3))
+    np.save(lone, np.ones(3))
+    for content in (archive.getvalue(), lone.getvalue()):
+        (tmp_path / name).write_bytes(content)
+        payload = store.take(str(tmp_path / name), "data")
+        assert payload.ref is not None
+        assert payload.data_format == "safetensors"
+        assert blob_path(root, payload.ref.digest).read_bytes() == content
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"no archive", pickled_archive()])
+def test_a_broken_file_under_numpys_names_goes_to_the_hub_for_its_reason(
+    store: SharedStore, tmp_path: Path, content: bytes
+) -> None:
+    (tmp_path / "update.npz").write_bytes(content)
+    assert store.take(tmp_path / "update.npz", "data").data_format == "safetensors"
+
+
+def test_an_archive_that_is_not_numpys_is_refused_here(store: SharedStore, root: Path, tmp_path: Path) -> None:
+    """As torch.save writes it: there is no need to send a gigabyte to hear so."""
+    (tmp_path / "model.pt").write_bytes(pickled_archive())
+    with pytest.raises(InvalidArgument, match=r"model\.pt is none of \.safetensors, \.npz, \.npy, \.json"):
+        store.take(tmp_path / "model.pt", "data")
+    assert not root.exists()
+
+
 def test_small_lists_travel_inline_and_need_no_store() -> None:
     payload = SharedStore(None).take([[1, 2.5], np.array([3.0], np.float32)], "data")
     assert payload.inline == [[1, 2.5], [3.0]]
@@ -80,11 +121,12 @@ def test_what_is_no_model_data_is_refused_by_the_fields_name(store: SharedStore,
     assert not root.exists()
 
 
-@pytest.mark.parametrize("name", ["model.pkl", "model", "missing.safetensors"])
+@pytest.mark.parametrize("name", ["model.pkl", "model", "missing.safetensors", "folder.npz"])
 def test_a_path_that_can_not_be_taken_is_refused_by_the_fields_name(
     store: SharedStore, tmp_path: Path, name: str
 ) -> None:
     (tmp_path / "model.pkl").write_bytes(b"")
+    (tmp_path / "folder.npz").mkdir()
     with pytest.raises(InvalidArgument) as refused:
         store.take(tmp_path / name, "data")
     assert refused.value.field == "data"
