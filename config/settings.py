@@ -117,6 +117,12 @@ class Settings(BaseSettings):
     max_json_bytes: Bytes = Field(
         default=ByteSize(256 * MIB), description="Longer JSON data is refused: reading takes up to five times its size."
     )
+    max_unpacked_ratio: int = Field(
+        default=100, ge=1, description="An .npz that unpacks to more than so many times its own size is refused,"
+    )
+    ratio_free_bytes: Bytes = Field(
+        default=ByteSize(16 * MIB), description="if it unpacks to more than this: smaller ones may be packed tighter."
+    )
 
     # --- tasks and workers
 

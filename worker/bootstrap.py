@@ -95,5 +95,7 @@ def build_model_data(settings: Settings) -> BaseModelDataConnector:
         max_tensors=settings.max_tensors,
         max_header_bytes=int(settings.max_header_bytes),
         max_json_bytes=int(settings.max_json_bytes),
+        max_unpacked_ratio=settings.max_unpacked_ratio,
+        ratio_free_bytes=int(settings.ratio_free_bytes),
     )
     return FileModelDataConnector(settings.store_url, outside_roots=settings.store_outside_roots, limits=limits)

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
+from uuid import uuid4
 
+import numpy as np
 import pytest
 
 from config.loading import load_settings
+from connectors.errors import ModelDataError
+from connectors.records import DataFormat, FederatedModel
 from connectors.sql.connector import SqlAlchemyMetadataConnector
 from connectors.storage.file_connector import FileModelDataConnector
+from connectors.storage.limits import Limits
 from fedqueue.messages import names
-from worker.bootstrap import HubCelery
+from worker.bootstrap import HubCelery, build_model_data
 
 
 @pytest.fixture
@@ -30,6 +37,41 @@ def test_the_settings_name_the_connectors(app: HubCelery, home: Path) -> None:
     hub.metadata.check()
     hub.model_data.check()
     app.close_hub()
+
+
+def test_every_limit_of_model_data_is_a_setting(home: Path) -> None:
+    """Each differs from its default and from the others, so that none can stand in another's place."""
+    settings = load_settings(
+        None, home=home, max_update_bytes=200_001, max_tensors=2, max_header_bytes=3003, max_json_bytes=4004,
+        max_unpacked_ratio=5, ratio_free_bytes=60_006,
+    )  # fmt: skip
+    store = build_model_data(settings)
+    assert isinstance(store, FileModelDataConnector)
+    assert store._limits == Limits(
+        max_bytes=200_001,
+        max_tensors=2,
+        max_header_bytes=3003,
+        max_json_bytes=4004,
+        max_unpacked_ratio=5,
+        ratio_free_bytes=60_006,
+    )
+    assert all(getattr(store._limits, name) != getattr(Limits(), name) for name in Limits.__slots__)
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"max_unpacked_ratio": 2000}, {"ratio_free_bytes": "64MiB"}], ids=["refused", "ratio", "free"]
+)
+def test_an_archive_may_be_packed_as_tightly_as_the_settings_say(home: Path, settings: dict[str, Any]) -> None:
+    """24 MiB of zeros pack about a thousand to one."""
+    store = build_model_data(load_settings(None, home=home, **settings))
+    file = io.BytesIO()
+    np.savez_compressed(file, w=np.zeros(3 << 20))
+    sent = store.push_model_data_to_storage(FederatedModel(id=1, uuid=uuid4()), file.getvalue())
+    if settings:
+        assert store.normalise(sent, DataFormat.SAFETENSORS).size_bytes > 24 << 20
+    else:
+        with pytest.raises(ModelDataError, match="more than 100 times as many"):
+            store.normalise(sent, DataFormat.SAFETENSORS)
 
 
 def test_a_process_builds_one_hub_and_keeps_it(app: HubCelery) -> None:
