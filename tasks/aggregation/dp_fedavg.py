@@ -1,8 +1,10 @@
 """dp_fedavg: a mean of clipped deltas with Gaussian noise, and a ledger of what privacy that has cost.
 
 Sources: McMahan et al., ICLR 2018 (DP-FedAvg); Andrew et al., NeurIPS 2021, Algorithm 1 (the adaptive clip).
-The privacy is the client's: neighbouring rounds differ by one client's whole update. Integer and boolean tensors stay
-as the current model has them: without noise, each would show a client.
+The privacy is the client's: neighbouring rounds differ by one client's whole update, there or not. The ledger is Rényi
+costs by order; the report's epsilon is of all rounds so far, by the classic conversion unless `conversion` says
+`improved`, which is dp-accounting's own and lower. The ledger and the noise are the same (privacy.py). Integer and
+boolean tensors stay as the current model has them: without noise, each would show a client.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from tasks.aggregation.errors import InvalidParameter
 from tasks.aggregation.means import alike
 from tasks.aggregation.noise import new_seed, normal_deviates
 from tasks.aggregation.params import AggregatorParams, IntegerPolicy
-from tasks.aggregation.privacy import ORDERS, epsilon, rdp_of_round
+from tasks.aggregation.privacy import ORDERS, Conversion, epsilon, rdp_of_round
 from tasks.aggregation.registry import Aggregator, Inputs, Measuring, Needs, register
 from tasks.aggregation.streams import FloatArray
 
@@ -36,6 +38,7 @@ class DPFedAvgParams(AggregatorParams):
     target_quantile: float = Field(default=0.5, ge=0, le=1)  # of deltas, that the clip is led to leave as they are
     clip_learning_rate: float = Field(default=0.2, gt=0)
     keep_noise_seed: bool = False  # in the report: whoever reads it can take the noise away again
+    conversion: Conversion = Conversion.CLASSIC  # of the ledger into the report's epsilon; the noise is the same
 
     @model_validator(mode="after")
     def _refuse_a_policy_that_would_show_clients(self) -> DPFedAvgParams:
@@ -65,7 +68,7 @@ def dp_fedavg_needs(params: DPFedAvgParams, inputs: Inputs) -> Measuring:
     facts: dict[str, Any] = {
         "clip": clip,
         "noise_std": on_deltas * clip / count,
-        "epsilon": epsilon(ledger, params.delta),
+        "epsilon": epsilon(ledger, params.delta, params.conversion),
     }
     facts |= {"delta": params.delta, "rounds": int(inputs.scalars["rounds"]) + 1}
     if params.keep_noise_seed:

@@ -5,6 +5,7 @@ Source: Mironov, Talwar and Zhang, 2019, "Rényi differential privacy of the sam
 
 from __future__ import annotations
 
+from enum import StrEnum
 from math import exp, inf, isfinite, lgamma, log, log1p
 
 import numpy as np
@@ -13,6 +14,14 @@ from tasks.aggregation.streams import FloatArray
 
 # Whole orders only: the sum below is exact for them, and any one order's bound is a valid one.
 ORDERS = (*range(2, 129), 160, 192, 256, 384, 512, 1024)
+
+
+class Conversion(StrEnum):
+    """How Rényi costs become an epsilon. Both are bounds: the lower one shows more of the same privacy."""
+
+    CLASSIC = "classic"  # cost + log(1 / delta) / (a - 1): Mironov, CSF 2017, proposition 3
+    # cost + log(1 - 1 / a) - log(delta × a) / (a - 1): Canonne, Kamath and Steinke, NeurIPS 2020, proposition 12.
+    IMPROVED = "improved"
 
 
 def rdp_of_round(sampling_rate: float, noise_multiplier: float) -> FloatArray:
@@ -24,14 +33,21 @@ def rdp_of_round(sampling_rate: float, noise_multiplier: float) -> FloatArray:
     return np.array([_rdp(sampling_rate, noise_multiplier, order) for order in ORDERS], np.float64)
 
 
-def epsilon(spent: FloatArray, delta: float) -> float:
-    """The epsilon of (epsilon, delta)-DP that the sum of all rounds' costs amounts to.
+def epsilon(spent: FloatArray, delta: float, conversion: Conversion = Conversion.CLASSIC) -> float:
+    """The epsilon of (epsilon, delta)-DP that the sum of all rounds' costs amounts to: the least over ORDERS.
 
-    By the classic conversion (Mironov, CSF 2017, proposition 3): the least over orders a of
-    cost + log(1 / delta) / (a - 1).
+    The classic conversion, the default, is the looser one: 1.26 for a sampling rate of .01, noise of 4, 10,000 rounds
+    and a delta of 1e-5, where the improved one, dp-accounting's, gives 1.04. Where the best order lies between two
+    whole ones both come out a little higher than need be: mostly by less than 2 % for an epsilon below 2, 6 % below 10;
+    where it lies below 2, in the hundreds and of no use, by up to twice.
     """
     costs: list[float] = spent.tolist()
-    least: float = min(cost + log(1 / delta) / (order - 1) for cost, order in zip(costs, ORDERS, strict=True))
+    least: float
+    pairs = zip(costs, ORDERS, strict=True)
+    if conversion is Conversion.IMPROVED:
+        least = min(cost + log1p(-1 / order) - log(delta * order) / (order - 1) for cost, order in pairs)
+    else:
+        least = min(cost + log(1 / delta) / (order - 1) for cost, order in pairs)
     return max(0.0, least)
 
 
