@@ -96,7 +96,7 @@ QUICK: Final = (
     Case("fedavg", 3, 42 * MIB, 16),
     Case("median", 64, MIB, 16),
     Case("krum", 30, MIB, 16),
-    Case("fedadam", 6, 4 * MIB, 40),
+    Case("fedadam", 6, 4 * MIB, 16),
 )
 
 

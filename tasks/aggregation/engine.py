@@ -37,8 +37,12 @@ from tasks.aggregation.weights import check_weights
 
 DEFAULT_BUDGET_BYTES = 256 * 1024 * 1024
 
-# Larger chunks fall out of the processor's cache between one operation and the next, and get slower, not faster.
-_MAX_CHUNK = 1 << 17
+# Elements: smaller chunks cost an interpreter's round for every update, larger ones fall out of the processor's cache
+# between one operation and the next.
+_MAX_CHUNK = 1 << 18
+
+# Of the budget, for what is not counted by the element: the kernels' tiles, what the allocator keeps, threads' stacks.
+_RESERVE = 2 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +182,7 @@ def _combine(
 def _chunk_size(needs: Needs, kept: int, budget_bytes: int, threads: int, ahead: int) -> int:
     """Elements a chunk: what each thread computes with, and what waits to be written, fit the budget."""
     at_once = 8 * (threads * needs.arrays + ahead * (1 + kept))
-    return max(1, min(_MAX_CHUNK, budget_bytes // at_once))
+    return max(1, min(_MAX_CHUNK, max(budget_bytes - _RESERVE, budget_bytes // 2) // at_once))
 
 
 def _combine_chunk(algorithm: Aggregator, params: AggregatorParams, needs: Needs, chunk: Chunk) -> Array:

@@ -18,8 +18,8 @@ from tasks.aggregation.params import AggregatorParams
 from tasks.aggregation.registry import Aggregator, Inputs, Needs, register
 from tasks.aggregation.streams import FloatArray
 
-# The mean delta, an update and its base; then the model, both moments, and a product.
-_ARRAYS = 7
+# The mean delta, both moments and their squares, the model, and the products on the way to each.
+_ARRAYS = 10
 
 
 class BiasCorrection(StrEnum):

@@ -84,7 +84,7 @@ def test_progress_is_told_after_every_chunk_and_ends_at_all_bytes() -> None:
     told: list[int] = []
     streams = [_stream({"a": np.ones(10), "b": np.ones(5, np.float32)}) for _ in range(2)]
     report = combine_streams(
-        "fedavg", {}, streams, ArraySink(), budget_bytes=4 * 8 * 4, threads=1, on_progress=told.append
+        "fedavg", {}, streams, ArraySink(), budget_bytes=2 * 4 * 8 * 4, threads=1, on_progress=told.append
     )
     assert told == [2 * 8 * 4, 2 * 8 * 8, 2 * 8 * 10, 160 + 2 * 4 * 4, 160 + 2 * 4 * 5]
     assert report.bytes_read == told[-1]
