@@ -9,7 +9,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -33,6 +33,7 @@ _MEANS: Final = (
     ("flower", "aggregate_arrayrecords"),
 )
 _KRUMS: Final = (("fedqueue", "krum"), ("flower", "aggregate_krum"), ("flower", "select_multikrum"))
+_QFEDAVGS: Final = (("fedqueue", "qfedavg"), ("flower", "QFedAvg"), ("flower", "server.strategy.QFedAvg"))
 _REFUSED: Final = "refused"
 
 
@@ -46,6 +47,8 @@ class Case:
     expected: str
     entrants: Sequence[tuple[str, str]] = _MEANS
     params: dict[str, Any] = field(default_factory=dict)
+    losses: Sequence[float] = ()
+    current: Update | None = None
 
 
 def _w(values: Any, dtype: str) -> Update:
@@ -96,6 +99,16 @@ def cases() -> list[Case]:
             _KRUMS,
             {"num_byzantine": 2},
         ),
+        Case(
+            "q-FedAvg (q = 1, L = 1) from 0: 1 of loss 2, 3 of loss 1",
+            [_w([1], "float32"), _w([3], "float32")],
+            [1, 1],
+            "0.3846 float32",  # (2 × 1 + 1 × 3) / ((1² + 2) + (3² + 1)): Li et al., ICLR 2020, Algorithm 2
+            _QFEDAVGS,
+            {"q": 1.0, "lipschitz": 1.0},
+            losses=[2.0, 1.0],
+            current=_w([0], "float32"),
+        ),
     ]
 
 
@@ -105,8 +118,12 @@ def answer_of(contestant: Contestant, method: str, case: Case, folder: Path) -> 
     for index, update in enumerate(case.updates):
         files.append(str(folder / f"{index}.safetensors"))
         save_file(update, files[-1])
-    out = folder / "out.safetensors"
-    answer = contestant.ask(Request(method, files, list(case.num_examples), str(out), case.params, 1))
+    out, current = folder / "out.safetensors", ""
+    if case.current is not None:
+        current = str(folder / "current.safetensors")
+        save_file(case.current, current)
+    request = Request(method, files, list(case.num_examples), str(out), case.params, 1)
+    answer = contestant.ask(replace(request, current=current, losses=list(case.losses)))
     if answer.error:
         return _REFUSED
     result = load_file(out)

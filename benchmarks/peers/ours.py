@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.peers.serving import Method, Request, serve
@@ -11,8 +12,10 @@ from worker.combining import Combination, CombinationFailed, UpdateFile, combine
 
 def _aggregator(name: str) -> Method:
     def method(request: Request) -> None:
+        losses: Sequence[float | None] = request.losses or [None] * len(request.files)
         updates = [
-            UpdateFile(Path(file), count) for file, count in zip(request.files, request.num_examples, strict=True)
+            UpdateFile(Path(file), count, loss=loss)
+            for file, count, loss in zip(request.files, request.num_examples, losses, strict=True)
         ]
         combination = Combination(
             name,
@@ -35,6 +38,5 @@ def _aggregator(name: str) -> Method:
 
 
 if __name__ == "__main__":
-    serve(
-        {name: _aggregator(name) for name in ("fedavg", "median", "trimmed_mean", "krum", "fedadam", "average_layers")}
-    )
+    names = ("fedavg", "median", "trimmed_mean", "krum", "fedadam", "qfedavg", "average_layers")
+    serve({name: _aggregator(name) for name in names})

@@ -27,6 +27,7 @@ class Request:
     threads: int
     engine: str = "auto"  # ours alone has a choice
     current: str = ""  # the file of the model that the updates build on, where it is needed
+    losses: list[float] = field(default_factory=list)  # one an update, where they are needed
     seconds: float = 0.0  # from the first byte read to the last written
     phases: dict[str, float] = field(default_factory=dict)  # parts of it
     facts: dict[str, Any] = field(default_factory=dict)
