@@ -14,11 +14,16 @@ from tasks.aggregation.registry import Aggregator, Inputs, Measuring, Needs, reg
 from tasks.aggregation.streams import FloatArray
 
 
+def fewest_for_bulyan(params: KrumParams) -> int:
+    """4f + 3: what Bulyan's guarantee takes."""
+    return 4 * params.num_byzantine + 3
+
+
 def bulyan_needs(params: KrumParams, inputs: Inputs) -> Measuring:
     """Weight 1 for each of the n - 2f picks, 0 for the others; of equal scores the earlier update's is lower."""
-    count, byzantine = len(inputs.updates), params.num_byzantine
-    if count < 4 * byzantine + 3:
-        raise TooFewUpdates("bulyan", count, 4 * byzantine + 3, f"4 × num_byzantine + 3, it is {byzantine}")
+    count, byzantine, fewest = len(inputs.updates), params.num_byzantine, fewest_for_bulyan(params)
+    if count < fewest:
+        raise TooFewUpdates("bulyan", count, fewest, f"4 × num_byzantine + 3, it is {byzantine}")
     check_room_for_pairs("bulyan", inputs)
     distances = as_matrix((yield squared_distances), count)
     left = np.ones(count, dtype=bool)
@@ -47,4 +52,4 @@ def near_the_median(params: KrumParams, needs: Needs, chunk: Chunk) -> FloatArra
     )
 
 
-BULYAN = register(Aggregator("bulyan", KrumParams, bulyan_needs, near_the_median))
+BULYAN = register(Aggregator("bulyan", KrumParams, bulyan_needs, near_the_median, fewest=fewest_for_bulyan))

@@ -9,7 +9,7 @@ boolean tensors stay as the current model has them: without noise, each would sh
 
 from __future__ import annotations
 
-from math import exp, sqrt
+from math import exp, floor, sqrt
 from typing import Any
 
 from pydantic import Field, model_validator
@@ -25,6 +25,7 @@ from tasks.aggregation.registry import Aggregator, Inputs, Measuring, Needs, reg
 from tasks.aggregation.streams import FloatArray
 
 _COUNT_STREAM = 0  # of noise; tensors follow
+_NOBODY_HAS_SO_MANY = 1e15  # updates
 
 
 class DPFedAvgParams(AggregatorParams):
@@ -45,6 +46,11 @@ class DPFedAvgParams(AggregatorParams):
         if self.integers is not IntegerPolicy.ROUNDED_MEAN:
             raise ValueError("integers are left as the current model has them: leave `integers` out")
         return self
+
+
+def fewest_for_dp_fedavg(params: DPFedAvgParams) -> int:
+    """One; with an adaptive clip so many that counting the clipped is noise enough (_noise_beside_count)."""
+    return floor(min(10 * params.noise_multiplier, _NOBODY_HAS_SO_MANY)) + 1 if params.adaptive_clip else 1
 
 
 def dp_fedavg_needs(params: DPFedAvgParams, inputs: Inputs) -> Measuring:
@@ -114,5 +120,6 @@ DP_FEDAVG = register(
         # Without a model to start from nothing bounds a delta, and a plain mean would show it.
         may_start_from_mean=False,
         floats_only=True,
+        fewest=fewest_for_dp_fedavg,
     )
 )

@@ -29,9 +29,19 @@ class MultiKrumParams(KrumParams):
     m: int = Field(ge=1)  # how many are picked and averaged
 
 
+def fewest_for_krum(params: KrumParams) -> int:
+    """2f + 3: what Krum's guarantee takes."""
+    return 2 * params.num_byzantine + 3
+
+
+def fewest_for_multi_krum(params: MultiKrumParams) -> int:
+    """Krum's, and enough that m of them can be trusted."""
+    return max(fewest_for_krum(params), params.m + params.num_byzantine + 2)
+
+
 def krum_needs(params: KrumParams, inputs: Inputs) -> Measuring:
     """Weight 1 for the update of the lowest score, 0 for the others."""
-    return _pick("krum", params.num_byzantine, 1, inputs)
+    return _pick("krum", params, 1, inputs)
 
 
 def multi_krum_needs(params: MultiKrumParams, inputs: Inputs) -> Measuring:
@@ -41,13 +51,13 @@ def multi_krum_needs(params: MultiKrumParams, inputs: Inputs) -> Measuring:
         raise InvalidParameter(
             "multi_krum", "m", f"{params.m} of {len(inputs.updates)} updates; at most n - num_byzantine - 2 = {most}"
         )
-    return _pick("multi_krum", params.num_byzantine, params.m, inputs)
+    return _pick("multi_krum", params, params.m, inputs)
 
 
-def _pick(name: str, num_byzantine: int, picks: int, inputs: Inputs) -> Measuring:
-    count = len(inputs.updates)
-    if count < 2 * num_byzantine + 3:
-        raise TooFewUpdates(name, count, 2 * num_byzantine + 3, f"2 × num_byzantine + 3, it is {num_byzantine}")
+def _pick(name: str, params: KrumParams, picks: int, inputs: Inputs) -> Measuring:
+    count, num_byzantine, fewest = len(inputs.updates), params.num_byzantine, fewest_for_krum(params)
+    if count < fewest:
+        raise TooFewUpdates(name, count, fewest, f"2 × num_byzantine + 3, it is {num_byzantine}")
     check_room_for_pairs(name, inputs)
     distances = as_matrix((yield squared_distances), count)
     scores = krum_scores(distances, np.ones(count, dtype=bool), num_byzantine)
@@ -99,5 +109,7 @@ def krum_scores(distances: FloatArray, left: NDArray[np.bool_], num_byzantine: i
     return scores
 
 
-KRUM = register(Aggregator("krum", KrumParams, krum_needs, weighted_mean))
-MULTI_KRUM = register(Aggregator("multi_krum", MultiKrumParams, multi_krum_needs, weighted_mean))
+KRUM = register(Aggregator("krum", KrumParams, krum_needs, weighted_mean, fewest=fewest_for_krum))
+MULTI_KRUM = register(
+    Aggregator("multi_krum", MultiKrumParams, multi_krum_needs, weighted_mean, fewest=fewest_for_multi_krum)
+)

@@ -13,6 +13,8 @@ from tasks.aggregation.params import AggregatorParams
 from tasks.aggregation.registry import Aggregator, Inputs, Needs, register
 from tasks.aggregation.streams import FloatArray
 
+_NOBODY_HAS_SO_MANY = 1e15  # and one more is still another number in binary
+
 
 class TrimmedMeanParams(AggregatorParams):
     """trimmed_mean's parameters."""
@@ -32,6 +34,13 @@ def median(params: AggregatorParams, needs: Needs, chunk: Chunk) -> FloatArray: 
     """
     count = len(chunk.updates)
     return chunk.sorted_mean((count - 1) // 2, count // 2 + 1)
+
+
+def fewest_for_trimmed_mean(params: TrimmedMeanParams) -> int:
+    """So many that one goes at each end."""
+    count = floor(min(1 / params.beta, _NOBODY_HAS_SO_MANY))
+    # By the very product that decides the trim: 49 × (1 / 49) is a little less than 1 in binary.
+    return count if floor(params.beta * count) else count + 1
 
 
 def trimmed_mean_needs(params: TrimmedMeanParams, inputs: Inputs) -> Needs:
@@ -57,4 +66,6 @@ def trimmed_mean(params: TrimmedMeanParams, needs: Needs, chunk: Chunk) -> Float
 
 
 MEDIAN = register(Aggregator("median", AggregatorParams, rank_needs, median, by_tensor=True))
-TRIMMED_MEAN = register(Aggregator("trimmed_mean", TrimmedMeanParams, trimmed_mean_needs, trimmed_mean))
+TRIMMED_MEAN = register(
+    Aggregator("trimmed_mean", TrimmedMeanParams, trimmed_mean_needs, trimmed_mean, fewest=fewest_for_trimmed_mean)
+)

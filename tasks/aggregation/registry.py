@@ -64,6 +64,9 @@ class Aggregator:
     by_tensor: bool = False  # combines each tensor by itself, so that `keys = per_tensor` has a meaning
     may_start_from_mean: bool = True  # a first round without any model to start from may be the weighted mean
     floats_only: bool = False  # integers and booleans stay as the current model has them
+    # How many updates a round takes at least with these parameters; None: any number. The hub waits for so many before
+    # it claims a round; `needs` still refuses fewer, for callers that do not ask first.
+    fewest: Callable[[Any], int] | None = None
 
 
 _aggregators: dict[str, Aggregator] = {}
@@ -88,6 +91,15 @@ def find_aggregator(name: str) -> Aggregator:
         return _aggregators[name]
     except KeyError:
         raise UnknownAggregator(name, known_aggregators()) from None
+
+
+def fewest_updates(name: str, params: Mapping[str, Any] | Sequence[Any] | AggregatorParams | None) -> int:
+    """How many updates a round takes at least, the models beside them not counted; 1 where any number will do.
+
+    Raises: UnknownAggregator, UnknownParameter, InvalidParameter.
+    """
+    fewest = find_aggregator(name).fewest
+    return 1 if fewest is None else max(1, fewest(check_params(name, params)))
 
 
 def check_params(name: str, params: Mapping[str, Any] | Sequence[Any] | AggregatorParams | None) -> AggregatorParams:

@@ -17,7 +17,7 @@ from connectors.records import (
     ReasonCode,
     is_eligible,
 )
-from tasks.aggregation import find_aggregator
+from tasks.aggregation import AggregationError, fewest_updates, find_aggregator
 from tasks.domain.buffers import buffer_size_of
 from tasks.domain.lifecycle import advance
 from tasks.domain.requirements import Facts, judge
@@ -117,7 +117,20 @@ def _choose(
     references = _find_references(model, counted, clients)
     if isinstance(references, NotBegun):
         return references
+    # Asked before the claim stands: a round that its aggregator would refuse costs neither a fence nor an attempt.
+    there, fewest = len(counted) - len(references), fewest_for(model)
+    if there < fewest:
+        reason = f"{model.aggregator}: {there} of {fewest} updates, the fewest it takes with its parameters"
+        return NotBegun("waiting", reason)
     return Begun(claim, model, parent, tuple(counted), is_probe=False, references=references)
+
+
+def fewest_for(model: FederatedModel) -> int:
+    """How many updates the model's aggregator takes at least."""
+    try:
+        return fewest_updates(model.aggregator, model.aggregator_params)
+    except AggregationError:
+        return 1  # the round fails by it, where failures are counted and told
 
 
 def _find_references(

@@ -11,6 +11,7 @@ from connectors.errors import BlobMissing, ModelDataError
 from connectors.model_data import TensorReader
 from connectors.records import BlobRef, Claim, DataFormat, ModelUpdate, ReasonCode, TensorSpec
 from tasks.aggregation import (
+    AggregatorParams,
     StartFrom,
     UpdateStream,
     UpdateUnusable,
@@ -18,7 +19,7 @@ from tasks.aggregation import (
     find_aggregator,
     state_tensors,
 )
-from tasks.domain.claiming import Begun, lease_ms
+from tasks.domain.claiming import Begun, fewest_for, lease_ms
 from tasks.domain.recipes import Cooked, Ingredient, Recipe
 from tasks.hub import Hub
 
@@ -71,6 +72,10 @@ def recipe_of(hub: Hub, begun: Begun) -> Recipe:
     """What the round's outcome depends on, by ascending update id."""
     # Ascending id, not arrival order: float addition is not associative, and the same updates must give the same bytes.
     model, metadata = begun.model, hub.metadata
+    aggregator, params = model.aggregator, model.aggregator_params
+    if begun.is_probe and (len(begun.updates) < fewest_for(model) or find_aggregator(aggregator).references):
+        # A few suspects by themselves, which the aggregator would refuse unread: a plain mean reads them, too.
+        aggregator, params = "fedavg", {name: params[name] for name in AggregatorParams.model_fields if name in params}
     current, state = None, None
     if begun.parent is not None:
         current, state = begun.parent.data, begun.parent.state
@@ -103,8 +108,8 @@ def recipe_of(hub: Hub, begun: Begun) -> Recipe:
         )
     return Recipe(
         number=begun.claim.head + 1,
-        aggregator=model.aggregator,
-        params=model.aggregator_params,
+        aggregator=aggregator,
+        params=params,
         data_format=model.data_format,
         ingredients=tuple(ingredients),
         parent_id=None if begun.parent is None else begun.parent.id,

@@ -62,7 +62,7 @@ def finish_round(hub: Hub, begun: Begun) -> RoundOutcome:
         _give_back(hub, begun, str(error), counted=False)
         raise
     except TooFewUpdates as few:
-        # Not a fault but a requirement: the aggregator's own. More updates may come.
+        # Not a fault but a requirement: the aggregator's own, which it did not tell beforehand. More updates may come.
         return _let_go(hub, begun, str(few))
     except (RoundFailed, AggregationError, ModelDataError) as error:
         _give_back(hub, begun, str(error), counted=True)
@@ -127,7 +127,10 @@ def _let_go(hub: Hub, begun: Begun, reason: str) -> RoundOutcome:
     def let_go(_: object) -> None:
         hub.metadata.release_claim(begun.claim)
         attempts = {u.id: u.attempts - 1 for u in begun.updates}
-        hub.metadata.return_model_updates(begun.updates, status=UpdateStatus.PENDING, attempts=attempts)
+        # Suspects that the aggregator does not take by themselves would be probed, and let go, for ever.
+        groups = {u.id: CLEARED for u in begun.updates} if begun.is_probe else None
+        pending = UpdateStatus.PENDING
+        hub.metadata.return_model_updates(begun.updates, status=pending, attempts=attempts, suspect_groups=groups)
         hub.metadata.close_round(begun.claim, RoundState.RELEASED, reason=reason)
 
     try:

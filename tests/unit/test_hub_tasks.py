@@ -107,6 +107,19 @@ def test_a_poll_sends_for_every_model_with_something_to_do(bench: Bench) -> None
     assert bench.sent == [("fedqueue.rounds.aggregate", {"model_id": busy.id}, None)]
 
 
+def test_a_round_that_a_poll_sent_for_says_how_many_updates_it_waits_for(bench: Bench) -> None:
+    """A poll's hint is carried out, and its answer names what the model's aggregator takes at least."""
+    model, (one, _) = bench.model(aggregator="krum", aggregator_params={"num_byzantine": 1})
+    bench.submit(model, one, [1.0])
+    bench.sent.clear()
+    assert _call(rounds.poll, {})["value"]["outcome"] == "polled"
+    ((task, message, _queue),) = bench.sent
+    assert task == rounds.aggregate.name
+    answer = _call(rounds.aggregate, message)["value"]
+    assert answer["outcome"] == "waiting"
+    assert answer["reason"] == "krum: 1 of 5 updates, the fewest it takes with its parameters"
+
+
 def test_a_hint_that_the_broker_does_not_take_is_no_failure(bench: Bench, tmp_path: Path) -> None:
     """The update is committed: the sender must hear so, and the sweep finds the round."""
     model, (one, _) = bench.model()
