@@ -1,4 +1,7 @@
-"""`fedqueue.Client` against a whole hub: a real server, real workers, a real database and store."""
+"""`fedqueue.Client` against a whole hub: a real server, real workers, a real database and store.
+
+Its length is the client's: a test for each thing it can be asked, all of them against one hub.
+"""
 
 from __future__ import annotations
 
