@@ -11,7 +11,6 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from jsonschema import Draft202012Validator
 
 from connectors.errors import AlreadyExists, ModelDataError
 from connectors.model_data import TensorReader, find_not_finite
@@ -30,6 +29,7 @@ from fedqueue.messages import SubmitModelUpdate
 from tasks.domain.errors import ModelIsOver, SubmissionReused, UnknownAggregate, UnknownModel
 from tasks.domain.models import find_model
 from tasks.domain.notifications import tell_quarantined
+from tasks.domain.update_schema import find_breach
 from tasks.hub import Hub
 
 _NORM_CHUNK = 1 << 20
@@ -181,7 +181,7 @@ def _take_in(hub: Hub, model: FederatedModel, message: SubmitModelUpdate) -> _In
         reader = hub.model_data.open(blob, model.data_format)
         try:
             tensors = reader.tensors
-            code, reason = _inspect(hub, model, blob, reader)
+            code, reason = _inspect(model, reader)
         finally:
             reader.close()
     except ModelDataError as error:
@@ -201,14 +201,12 @@ def _store(hub: Hub, model: FederatedModel, message: SubmitModelUpdate) -> BlobR
     return hub.model_data.push_model_data_to_storage(model, json.dumps(message.data).encode())
 
 
-def _inspect(
-    hub: Hub, model: FederatedModel, blob: BlobRef, reader: TensorReader
-) -> tuple[ReasonCode | None, str | None]:
-    """The rules that the values themselves must keep."""
+def _inspect(model: FederatedModel, reader: TensorReader) -> tuple[ReasonCode | None, str | None]:
+    """The rules that the values themselves must keep. Memory: some pieces of the data, whatever its size."""
     if model.data_format is DataFormat.JSON and model.update_schema is not None:
-        text = hub.model_data.pull_bytes(blob, blob.size_bytes)
-        for error in Draft202012Validator(model.update_schema).iter_errors(json.loads(text)):
-            return ReasonCode.SCHEMA, f"{error.json_path}: {error.message[:500]}"
+        breach = find_breach(model.update_schema, reader)
+        if breach is not None:
+            return ReasonCode.SCHEMA, breach
     if model.tensors is not None:
         code, reason = compare_tensors(model.tensors, reader.tensors)
         if code is not None:

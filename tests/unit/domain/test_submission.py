@@ -136,7 +136,7 @@ def test_json_data_is_held_to_the_models_schema(bench: Any) -> None:
     schema = {"type": "array", "prefixItems": [{"type": "array", "maxItems": 2}], "minItems": 2}
     model, (one, two) = bench.model(update_schema=schema)
     update = bench.submit(model, one, [[1, 2, 3], [4]])
-    assert (update.reason_code, update.reason) == (ReasonCode.SCHEMA, "$[0]: [1, 2, 3] is too long")
+    assert (update.reason_code, update.reason) == (ReasonCode.SCHEMA, "$[0]: [1.0, 2.0, 3.0] is too long")
     _goes_on(bench, model, two, [[1, 2], [4]])
 
 
