@@ -151,6 +151,18 @@ def test_another_models_state_is_refused(state: dict[str, Any], says: str) -> No
         combine("fedadam", {}, _updates([1.0]), current=_w(0.0), state=state)
 
 
+def test_of_many_faults_of_a_state_the_same_is_named_every_time() -> None:
+    """The first that it lacks, else the first that is not its own: a set's order changes with every process."""
+    strangers = {f"stranger {number}": np.zeros(1) for number in range(20)}
+    with pytest.raises(StateUnusable) as caught:
+        combine("fedadam", {}, _updates([1.0]), current=_w(0.0), state=strangers)
+    assert caught.value.reason == "lacks 'm/w'"
+    own = {"m/w": np.zeros(1), "v/w": np.zeros(1), "t": np.array(1.0)}
+    with pytest.raises(StateUnusable) as caught:
+        combine("fedadam", {}, _updates([1.0]), current=_w(0.0), state=strangers | own)
+    assert caught.value.reason == "has 'stranger 0', which is not its own"
+
+
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 2**32), st.sampled_from(FAMILY), st.integers(1, 4), st.booleans())
 def test_three_rounds_agree_with_the_formulas(seed: int, aggregator: str, count: int, kingma: bool) -> None:
