@@ -21,7 +21,8 @@ from fedqueue.messages import DataRef
 from fedqueue.messages.names import INLINE_DATA_LIMIT
 from fedqueue.tensors import as_tensors, write_tensors
 
-# What a caller may hand over: named arrays, the path of a .safetensors, .npz, .npy or .json file, or FMA's lists.
+# What a caller may hand over: named arrays (also a Flower ArrayRecord, or tensors with a `numpy()`), the path of a
+# .safetensors, .npz, .npy or .json file, or FMA's lists.
 ModelData = Mapping[str, ArrayLike] | str | os.PathLike[str] | Sequence[Any]
 
 # What a model is kept as whose data comes in a file of that name. The hub brings numpy's files into safetensors.

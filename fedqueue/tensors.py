@@ -54,12 +54,23 @@ def as_tensors(data: Mapping[str, ArrayLike], field: str) -> dict[str, Array]:
 def _as_tensor(name: str, values: ArrayLike, field: str) -> Array:
     if not isinstance(name, str) or not name or name == "__metadata__":
         raise InvalidArgument(field, f"{name!r} can't name a tensor")
-    array = np.asarray(values)
+    array = _as_array(name, values, field)
     # Floats and integers of the other byte order are the same numbers; their bytes are not.
     dtype = array.dtype.newbyteorder("<") if array.dtype.byteorder == ">" else array.dtype
     if dtype not in _NAMES:
         raise InvalidArgument(f"{field}[{name!r}]", f"dtype {array.dtype} is none of {', '.join(map(str, _NAMES))}")
     return np.asarray(array, dtype=dtype, order="C")
+
+
+def _as_array(name: str, values: ArrayLike, field: str) -> Array:
+    """numpy's array of the values: also of Flower's Array and of frameworks' tensors, which offer themselves so."""
+    offered = getattr(values, "numpy", None)
+    if not callable(offered):
+        return np.asarray(values)
+    try:
+        return np.asarray(offered())
+    except (TypeError, ValueError, RuntimeError) as error:  # a type numpy lacks, bytes of no array, another device's
+        raise InvalidArgument(f"{field}[{name!r}]", f"gives no array: {error}") from error
 
 
 def write_tensors(file: BinaryIO, tensors: Mapping[str, Array]) -> None:

@@ -19,7 +19,7 @@ from tasks.aggregation.streams import Array, TensorSource, TensorSpec, UpdateStr
 
 @dataclass(frozen=True, slots=True)
 class UpdateArrays:
-    """One client's update as arrays by name, and what weighs it."""
+    """One client's update as arrays by name (also a Flower ArrayRecord), and what weighs it."""
 
     arrays: Mapping[str, Array]
     num_examples: float = 1.0
@@ -115,7 +115,9 @@ class ArraySource:
         self._flat: dict[str, Array] = {}
         tensors = []
         for name, given in arrays.items():
-            array = np.asarray(given)
+            # Flower's Array and frameworks' tensors offer themselves as numpy's.
+            offered = getattr(given, "numpy", None)
+            array = np.asarray(offered() if callable(offered) else given)
             native = array.dtype.newbyteorder("=")
             if native not in NAMES:
                 reason = f"tensor {name!r} is of dtype {array.dtype}; known are {', '.join(NUMPY_DTYPES)}"
