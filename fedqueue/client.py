@@ -8,33 +8,24 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Literal, Self, TypeVar, Unpack, overload
+from typing import Any, Literal, Self, Unpack, overload
 from uuid import UUID
 
-from pydantic import JsonValue, ValidationError
+from pydantic import JsonValue
 
 from fedqueue.arguments import Id, PolicyFields, as_message, as_seconds, as_uuid
 from fedqueue.asking import Asking, Rests
+from fedqueue.calls import Calls
 from fedqueue.endpoint import find_endpoint
-from fedqueue.errors import (
-    HubFailed,
-    InvalidArgument,
-    Rejected,
-    RoundNotPosted,
-    Unanswered,
-    UpdateRejected,
-)
+from fedqueue.errors import InvalidArgument, RoundNotPosted, Unanswered, UpdateRejected
 from fedqueue.messages import (
     AddScore,
-    Answer,
     ArtifactView,
     ClientView,
     CreateModel,
     EditModel,
     LatestModel,
     LatestView,
-    Message,
-    ModelRef,
     ModelView,
     Policy,
     PublishModel,
@@ -42,14 +33,12 @@ from fedqueue.messages import (
     ScoreView,
     SubmitModelUpdate,
     UpdateView,
-    View,
 )
 from fedqueue.messages import names as wire
 from fedqueue.payload import ModelData, SharedStore, lists_of
 from fedqueue.tensors import Array, read_tensors
 from fedqueue.transport import CeleryTransport, Transport
 
-V = TypeVar("V", bound=View)
 DataFormatName = Literal["safetensors", "json"]
 
 # No round can follow while a model stands so: waiting for one would only use up the time.
@@ -75,7 +64,7 @@ class FetchedModel:
         return self.latest.aggregate_id
 
 
-class Client:
+class Client(Calls):
     """A hub, seen from a service that submits to it.
 
     Without arguments it finds the hub in FEDQUEUE_BROKER_URL, FEDQUEUE_RESULT_URL and FEDQUEUE_STORE_URL, else in the
@@ -361,40 +350,3 @@ class Client:
         raise RoundNotPosted(
             f"model {model_id} posted no aggregate above {after} within {timeout:g} s: {standing}", seen
         ) from trouble
-
-    # --- one call -------------------------------------------------------------------------------------------------
-
-    def _ask_of(
-        self,
-        task: str,
-        view: type[V],
-        model_id: Id,
-        timeout: float | None,
-        kind: type[Message] = ModelRef,
-        **fields: Any,
-    ) -> V:
-        model_id = as_uuid(model_id, "model_id")
-        return self._ask(task, as_message(kind, model_id=model_id, **fields), view, {}, timeout)
-
-    def _ask(
-        self,
-        task: str,
-        message: Message | Mapping[str, Any],
-        view: type[V],
-        repeat_with: Mapping[str, UUID],
-        timeout: float | None,
-    ) -> V:
-        wired = message.model_dump(mode="json") if isinstance(message, Message) else message
-        returned = self._asking.ask(task, wired, self._timeout(timeout), repeat_with)
-        try:
-            answer = Answer.model_validate(returned)
-            if answer.rejection is not None:
-                raise Rejected(answer.rejection.kind, answer.rejection.field, answer.rejection.reason)
-            return view.model_validate(answer.value)
-        except ValidationError as error:
-            raise HubFailed(
-                f"{task} answered what this client can't read ({error}): are both of one version?"
-            ) from error
-
-    def _timeout(self, timeout: float | None) -> float:
-        return self.timeout if timeout is None else as_seconds(timeout, "timeout")
