@@ -15,6 +15,7 @@ from config.settings import Settings
 
 CONTROL_QUEUE: Final = "fedqueue.control"
 AGGREGATE_QUEUE: Final = "fedqueue.aggregate"
+EVENTS_QUEUE: Final = "fedqueue.events"
 
 ROUNDS_POLL: Final = "fedqueue.rounds.poll"
 ROUNDS_AGGREGATE: Final = "fedqueue.rounds.aggregate"
@@ -55,12 +56,13 @@ def _content(settings: Settings) -> dict[str, Any]:
 
 
 def _queues(settings: Settings) -> dict[str, Any]:
-    # Two queues and no priorities: a small message never waits behind a long aggregation's, on any broker.
+    # Queues and no priorities: a small message never waits behind a long aggregation's, nor an update behind a burst
+    # of events, on any broker.
     amqp = settings.broker_url.startswith("amqp")
     # A quorum queue is on several disks and gives a dead worker's messages back within a second.
     arguments = {"x-queue-type": "quorum"} if amqp else None
     return {
-        "task_queues": [_queue(name, arguments) for name in (CONTROL_QUEUE, AGGREGATE_QUEUE)],
+        "task_queues": [_queue(name, arguments) for name in (CONTROL_QUEUE, AGGREGATE_QUEUE, EVENTS_QUEUE)],
         "task_default_queue": CONTROL_QUEUE,
         "task_default_exchange": CONTROL_QUEUE,
         "task_default_routing_key": CONTROL_QUEUE,

@@ -20,7 +20,7 @@ from kombu.pools import ProducerPool
 
 from fedqueue.answers import Reply, find_answers
 from fedqueue.endpoint import Endpoint, masked
-from fedqueue.messages.names import AGGREGATE_QUEUE, CONTROL_QUEUE, ROUNDS_AGGREGATE
+from fedqueue.messages.names import CONTROL_QUEUE, QUEUE_OF
 
 _CONNECT_SECONDS: Final = 5
 _FIRST_LOOK: Final = 0.002
@@ -61,7 +61,7 @@ class CeleryTransport:
                     args=[message],
                     task_id=task_id,
                     producer=producer,
-                    queue=lines.queue(AGGREGATE_QUEUE if task == ROUNDS_AGGREGATE else CONTROL_QUEUE),
+                    queue=lines.queue(QUEUE_OF.get(task, CONTROL_QUEUE)),
                     ignore_result=not answered,
                     reply_to=lines.answers.expect(task_id, producer) if answered else None,
                     retry=False,

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 CONTROL_QUEUE: Final = "fedqueue.control"
 AGGREGATE_QUEUE: Final = "fedqueue.aggregate"
+EVENTS_QUEUE: Final = "fedqueue.events"
+QUEUES: Final = (CONTROL_QUEUE, AGGREGATE_QUEUE, EVENTS_QUEUE)
 
 MODELS_CREATE: Final = "fedqueue.models.create"
 MODELS_EDIT: Final = "fedqueue.models.edit"
@@ -22,6 +25,9 @@ SCORES_ADD: Final = "fedqueue.scores.add"
 MAINTENANCE_OUTBOX: Final = "fedqueue.maintenance.outbox"
 MAINTENANCE_GARBAGE: Final = "fedqueue.maintenance.garbage"
 MAINTENANCE_CANARY: Final = "fedqueue.maintenance.canary"
+
+# Every other task waits in CONTROL_QUEUE.
+QUEUE_OF: Final[Mapping[str, str]] = {ROUNDS_AGGREGATE: AGGREGATE_QUEUE}
 
 # Larger data does not belong on a broker: it goes to the store, and its reference on the wire.
 INLINE_DATA_LIMIT: Final = 256 * 1024

@@ -256,7 +256,7 @@ def test_a_docker_command_names_services_and_commands_that_exist(command: str, h
 def test_the_table_of_tasks_names_every_task() -> None:
     shown = [row[0].strip("`") for row in table_under(README, "Tasks")]
     on_the_wire = {value for name, value in vars(names).items() if name.isupper() and isinstance(value, str)}
-    assert set(shown) == on_the_wire - {names.CONTROL_QUEUE, names.AGGREGATE_QUEUE}
+    assert set(shown) == on_the_wire - set(names.QUEUES)
     assert len(shown) == len(set(shown))
 
 

@@ -89,7 +89,12 @@ def test_a_plain_celery_worker_answers_a_canary_from_its_pool(migrated: Path, va
         assert answering in [process.pid for process in worker.pool()]
         consumed = worker.app.control.inspect(timeout=3).active_queues()[default_worker_name()]
         direct = f"{default_worker_name()}.dq2"
-        assert {queue["name"] for queue in consumed} == {"fedqueue.control", "fedqueue.aggregate", direct}
+        assert {queue["name"] for queue in consumed} == {
+            "fedqueue.control",
+            "fedqueue.aggregate",
+            "fedqueue.events",
+            direct,
+        }
         by_command = run_worker_command(migrated, "health", FEDQUEUE_BROKER_URL=valkey_url)
         assert by_command.returncode == 0
 

@@ -174,4 +174,4 @@ def test_the_wire_s_task_names_and_the_application_s_tasks_are_the_same() -> Non
     app.loader.import_default_modules()
     registered = {name for name in app.tasks if not name.startswith("celery.")}
     on_the_wire = {value for name, value in vars(names).items() if name.isupper() and isinstance(value, str)}
-    assert registered == on_the_wire - {names.CONTROL_QUEUE, names.AGGREGATE_QUEUE}
+    assert registered == on_the_wire - set(names.QUEUES)
