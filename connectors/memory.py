@@ -30,6 +30,7 @@ from connectors.records import (
     ModelArtifact,
     ModelUpdate,
     OutboxMessage,
+    Overview,
     ReasonCode,
     Round,
     RoundState,
@@ -632,6 +633,33 @@ class InMemoryMetadataConnector(BaseMetadataConnector):
 
     def pull_dead_letters(self, *, after_id: int = 0, limit: int = 100) -> list[DeadLetter]:
         return [letter for letter in self._tables.dead_letters.values() if letter.id > after_id][:limit]
+
+    # --- all models at once ---------------------------------------------------------------------
+
+    def count_model_updates_by_model(self, models: Sequence[FederatedModel]) -> dict[int, dict[UpdateStatus, int]]:
+        return {model.id: self.count_model_updates(model) for model in models}
+
+    def pull_overview(self, newest: int = 5) -> Overview:
+        tables = self._tables
+        kept = {model.id: model for model in tables.models.values() if not model.deleted}
+        standing = [update.status for update in tables.updates.values() if update.model_id in kept]
+        claims = [
+            (kept[each.model_id].uuid, each)
+            for each in sorted(tables.rounds.values(), key=lambda each: each.model_id)
+            if each.state is RoundState.CLAIMED and each.model_id in kept and kept[each.model_id].fence == each.fence
+        ]
+        heads = [
+            (kept[aggregate.model_id].uuid, aggregate)
+            for aggregate in sorted(tables.aggregates.values(), key=lambda aggregate: -aggregate.id)
+            if aggregate.model_id in kept and kept[aggregate.model_id].head == aggregate.number
+        ]
+        return Overview(
+            models=len(kept),
+            updates={status: standing.count(status) for status in UpdateStatus},
+            claims=tuple(claims),
+            newest=tuple(heads[:newest]),
+            dead_letters=len(tables.dead_letters),
+        )
 
 
 def _next(table: Mapping[int, Any]) -> int:

@@ -27,6 +27,7 @@ from connectors.records import (
     ModelArtifact,
     ModelUpdate,
     OutboxMessage,
+    Overview,
     ReasonCode,
     Round,
     RoundState,
@@ -408,6 +409,19 @@ class BaseMetadataConnector(ABC):
     @abstractmethod
     def pull_dead_letters(self, *, after_id: int = 0, limit: int = 100) -> list[DeadLetter]:
         """Refused messages by ascending id, `limit` of them after `after_id`."""
+
+    # --- all models at once -----------------------------------------------------------------------
+
+    @abstractmethod
+    def count_model_updates_by_model(self, models: Sequence[FederatedModel]) -> dict[int, dict[UpdateStatus, int]]:
+        """By model id: how many of each model's updates stand in each state; every model and state is named."""
+
+    @abstractmethod
+    def pull_overview(self, newest: int = 5) -> Overview:
+        """The hub at a glance, with so many newest aggregates; by as many queries whatever it holds.
+
+        A round under way is one that is CLAIMED under its model's present fence: its worker may be dead.
+        """
 
     @abstractmethod
     def pull_named_digests(self, digests: Sequence[str]) -> set[str]:

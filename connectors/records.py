@@ -305,6 +305,17 @@ class DeadLetter:
     created_at: datetime | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """The hub at a glance; deleted models, and what is theirs, are left out."""
+
+    models: int
+    updates: Mapping[UpdateStatus, int]  # every state is named
+    claims: tuple[tuple[UUID, Round], ...]  # rounds under way, with their models' UUIDs
+    newest: tuple[tuple[UUID, ModelAggregate], ...]  # the newest of each model, the newest of all first
+    dead_letters: int
+
+
 def is_eligible(base_number: int | None, head: int, furthest_base_agg: int | None) -> bool:
     """Whether an update trained from aggregate `base_number` may still count (DESIGN 4.3).
 

@@ -12,12 +12,8 @@ from config.places import endpoint_in
 from config.secrets import masked
 from config.settings import Settings
 from connectors.metadata import BaseMetadataConnector
-from connectors.records import FederatedModel, RoundState
 from worker.bootstrap import HubCelery, build_metadata
 from worker.health import broker_trouble, check_workers, embedded_worker_names
-
-_PAGE = 500
-_NEWEST = 5
 
 
 def look_at(settings: Settings) -> dict[str, Any]:
@@ -44,64 +40,33 @@ def look_at(settings: Settings) -> dict[str, Any]:
 
 
 def _in_database(metadata: BaseMetadataConnector) -> dict[str, Any]:
-    counts: dict[str, int] = {}
-    claims: list[dict[str, Any]] = []
-    newest: list[dict[str, Any]] = []
-    models = 0
-    for model in _models(metadata):
-        models += 1
-        for state, count in metadata.count_model_updates(model).items():
-            counts[state.value] = counts.get(state.value, 0) + count
-        claims += _live_claims(metadata, model)
-        aggregate = metadata.pull_latest_model_aggregate(model)
-        if aggregate is not None:
-            newest.append(
-                {
-                    "model_id": str(model.uuid),
-                    "number": aggregate.number,
-                    "num_updates": aggregate.num_updates,
-                    "num_examples": aggregate.num_examples,
-                    "created_at": aggregate.created_at,
-                    "id": aggregate.id,
-                }
-            )
-    newest.sort(key=lambda aggregate: aggregate["id"], reverse=True)
+    overview = metadata.pull_overview()
     return {
-        "models": models,
-        "updates": counts,
-        "claims": claims,
-        "newest": newest[:_NEWEST],
-        "dead_letters": _count_dead_letters(metadata),
+        "models": overview.models,
+        "updates": {str(status): count for status, count in overview.updates.items()},
+        "claims": [
+            {
+                "model_id": str(uuid),
+                "fence": each.fence,
+                "worker": each.worker,
+                "updates_done": each.updates_done,
+                "num_updates": each.num_updates,
+            }
+            for uuid, each in overview.claims
+        ],
+        "newest": [
+            {
+                "model_id": str(uuid),
+                "number": aggregate.number,
+                "num_updates": aggregate.num_updates,
+                "num_examples": aggregate.num_examples,
+                "created_at": aggregate.created_at,
+                "id": aggregate.id,
+            }
+            for uuid, aggregate in overview.newest
+        ],
+        "dead_letters": overview.dead_letters,
     }
-
-
-def _models(metadata: BaseMetadataConnector) -> list[FederatedModel]:
-    models: list[FederatedModel] = []
-    while page := metadata.pull_federated_models(after_id=models[-1].id if models else 0, limit=_PAGE):
-        models += page
-    return models
-
-
-def _live_claims(metadata: BaseMetadataConnector, model: FederatedModel) -> list[dict[str, Any]]:
-    return [
-        {
-            "model_id": str(model.uuid),
-            "fence": each.fence,
-            "worker": each.worker,
-            "updates_done": each.updates_done,
-            "num_updates": each.num_updates,
-        }
-        for each in metadata.pull_rounds(model, limit=1)
-        if each.state is RoundState.CLAIMED
-    ]
-
-
-def _count_dead_letters(metadata: BaseMetadataConnector) -> int:
-    count = after = 0
-    while page := metadata.pull_dead_letters(after_id=after, limit=_PAGE):
-        count += len(page)
-        after = page[-1].id
-    return count
 
 
 def _queue_lengths(app: Celery) -> dict[str, int]:

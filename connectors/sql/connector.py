@@ -10,9 +10,10 @@ from connectors.sql.aggregates import Aggregates
 from connectors.sql.feed import Feed
 from connectors.sql.migrate import downgrade, newest_revision, revision_of, upgrade
 from connectors.sql.models import Models
+from connectors.sql.overview import Overviews
 
 
-class SqlAlchemyMetadataConnector(Models, Aggregates, Feed):
+class SqlAlchemyMetadataConnector(Models, Aggregates, Feed, Overviews):
     """Everything the hub remembers, in SQLite, PostgreSQL or MariaDB.
 
     `SqlAlchemyMetadataConnector(url)`; the schema is made by `update_database()`.
