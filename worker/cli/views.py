@@ -42,8 +42,10 @@ def status(as_json: Json = False) -> None:
         show_json(seen)
         return
     show_table("updates", ("state", "updates"), [{"state": k, "updates": v} for k, v in seen["updates"].items()])
-    show_table("live claims", ("model_id", "fence", "worker", "updates_done", "num_updates"), seen["claims"])
-    show_table("newest aggregates", ("model_id", "number", "num_updates", "num_examples", "created_at"), seen["newest"])
+    claims = ("model_id", "fence", "worker", "updates_done", "num_updates")
+    show_table("live claims", claims, seen["claims"], whole=_WHOLE, spare=("fence", "updates_done"))
+    newest = ("model_id", "number", "num_updates", "num_examples", "created_at")
+    show_table("newest aggregates", newest, seen["newest"], whole=_WHOLE, spare=("created_at",))
     show_table("queues", ("queue", "messages"), [{"queue": k, "messages": v} for k, v in seen["queues"].items()])
     show_table("workers", ("worker", "health", "detail"), seen["workers"])
     typer.echo(f"{seen['broker']}; {seen['models']} models; {seen['dead_letters']} dead letters")
@@ -51,13 +53,19 @@ def status(as_json: Json = False) -> None:
 
 def models(limit: Limit = 100, as_json: Json = False) -> None:
     """List the models."""
-    columns = ("id", "uuid", "name", "status", "aggregator", "requirement", "head", *_STATES)
+    columns = ("id", "uuid", "name", "status", "aggregator", "requirement", "head", "updates")
     with _metadata() as metadata:
-        rows = [
-            asdict(model) | {state.value.lower(): count for state, count in metadata.count_model_updates(model).items()}
-            for model in metadata.pull_federated_models(limit=limit)
-        ]
-    _show("models", columns, rows, as_json)
+        found = metadata.pull_federated_models(limit=limit)
+        counts = metadata.count_model_updates_by_model(found)
+    if as_json:
+        show_json([asdict(model) | {s.value.lower(): n for s, n in counts[model.id].items()} for model in found])
+        return
+    rows = [
+        asdict(model)
+        | {"updates": ", ".join(f"{n} {s.value.lower()}" for s, n in counts[model.id].items() if n) or None}
+        for model in found
+    ]
+    _show("models", columns, rows, spare=("requirement", "aggregator", "uuid"))
 
 
 def updates(model: OfModel, limit: Limit = 100, as_json: Json = False) -> None:
@@ -65,7 +73,8 @@ def updates(model: OfModel, limit: Limit = 100, as_json: Json = False) -> None:
     columns = ("id", "client_uuid", "status", "reason", "num_examples", "base_number", "attempts", "created_at")
     with _metadata() as metadata:
         found = metadata.pull_model_updates(_model(metadata, model), limit=limit)
-    _show("updates", columns, [asdict(update) for update in found], as_json)
+    spare = ("attempts", "base_number", "created_at", "client_uuid")
+    _show("updates", columns, [asdict(update) for update in found], as_json, spare=spare)
 
 
 def aggregates(model: OfModel, limit: Limit = 100, as_json: Json = False) -> None:
@@ -74,7 +83,7 @@ def aggregates(model: OfModel, limit: Limit = 100, as_json: Json = False) -> Non
     with _metadata() as metadata:
         found = metadata.pull_model_aggregates(_model(metadata, model), limit=limit)
     rows = [asdict(aggregate) | {"digest": aggregate.data.digest} for aggregate in found]
-    _show("aggregates", columns, rows, as_json)
+    _show("aggregates", columns, rows, as_json, spare=("created_at", "parent_id"))
 
 
 def rounds(model: OfModel, limit: Limit = 100, as_json: Json = False) -> None:
@@ -82,7 +91,7 @@ def rounds(model: OfModel, limit: Limit = 100, as_json: Json = False) -> None:
     columns = ("number", "fence", "state", "num_updates", "updates_done", "worker", "reason", "started_at")
     with _metadata() as metadata:
         found = metadata.pull_rounds(_model(metadata, model), limit=limit)
-    _show("rounds", columns, [asdict(each) for each in found], as_json)
+    _show("rounds", columns, [asdict(each) for each in found], as_json, spare=("fence", "updates_done", "started_at"))
 
 
 def dead_letters(
@@ -94,10 +103,15 @@ def dead_letters(
     with _metadata() as metadata:
         found = [letter for letter in _all_dead_letters(metadata) if model is None or _is_about(letter.payload, model)]
     columns = ("id", "task", "kind", "field", "reason", "created_at")
-    _show("dead letters", columns, [asdict(letter) for letter in found[-limit:]], as_json)
+    rows = [asdict(letter) for letter in found[-limit:]]
+    _show("dead letters", columns, rows, as_json, spare=("created_at", "field"))
 
 
-_STATES = ("pending", "running", "complete", "failed", "invalid")
+# Read with the eye along a column, or copied: never broken, as long as the terminal lets them stand.
+_WHOLE = (
+    "id", "uuid", "model_id", "client_uuid", "parent_id", "status", "state", "created_at", "started_at",
+    "number", "fence", "head", "num_updates", "updates_done", "num_examples", "base_number", "attempts",
+)  # fmt: skip
 
 
 @contextmanager
@@ -138,8 +152,14 @@ def _is_about(payload: Any, model: str) -> bool:
     return isinstance(payload, dict) and str(payload.get("model_id", "")).lower() == model.lower()
 
 
-def _show(title: str, columns: tuple[str, ...], rows: list[dict[str, Any]], as_json: bool) -> None:
+def _show(
+    title: str,
+    columns: tuple[str, ...],
+    rows: list[dict[str, Any]],
+    as_json: bool = False,
+    spare: tuple[str, ...] = (),
+) -> None:
     if as_json:
         show_json(rows)
     else:
-        show_table(title, columns, rows)
+        show_table(title, columns, rows, whole=_WHOLE, spare=spare)
