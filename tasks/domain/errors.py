@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from connectors.records import FederatedModel
+from connectors.records import FederatedModel, ModelStatus
 
 
 class Refused(Exception):
@@ -82,8 +82,9 @@ class ModelReused(Refused):
 
     field = "model_id"
 
-    def __init__(self, model_id: UUID) -> None:
-        super().__init__(f"model {model_id} exists already and is not the one described: choose a new model_id")
+    def __init__(self, model_id: UUID, *, deleted: bool = False) -> None:
+        why = "was deleted" if deleted else "exists already and is not the one described"
+        super().__init__(f"model {model_id} {why}: choose a new model_id")
 
 
 class VersionTaken(Refused):
@@ -103,3 +104,38 @@ class InvalidScore(Refused):
     """Validation results that the model's schema does not allow."""
 
     field = "validation_results"
+
+
+class InvalidStatus(Refused):
+    """A status that no run can be in."""
+
+    field = "status"
+
+    def __init__(self, status: str) -> None:
+        known = ", ".join(each for each in ModelStatus if each is not ModelStatus.PENDING)
+        super().__init__(f"no run can become {status!r}: known are {known}, and TRAINING_STARTED for RUNNING")
+
+
+class UnknownTrust(Refused):
+    """No trust has that id."""
+
+    def __init__(self, trust_id: UUID, field: str) -> None:
+        super().__init__(f"there is no trust {trust_id}: add it first", field=field)
+
+
+class TrustTaken(Refused):
+    """A trust's name, code or id that is another's already."""
+
+    def __init__(self, field: str, value: str, trust_name: str) -> None:
+        super().__init__(
+            f"{value!r} is taken by the trust {trust_name!r}: no two share a name, a code or an id", field=field
+        )
+
+
+class UnknownParticipant(Refused):
+    """No model knows that client."""
+
+    field = "client_id"
+
+    def __init__(self, client_id: UUID) -> None:
+        super().__init__(f"there is no client {client_id}: register it with a model first")

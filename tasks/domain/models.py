@@ -7,9 +7,6 @@ from collections.abc import Mapping
 from typing import Any
 from uuid import UUID, uuid4
 
-from jsonschema import Draft202012Validator
-from jsonschema.exceptions import SchemaError
-
 from connectors.errors import AlreadyExists, ModelDataError
 from connectors.model_data import find_not_finite
 from connectors.records import (
@@ -32,6 +29,7 @@ from tasks.domain.errors import (
     UnknownModel,
     VersionTaken,
 )
+from tasks.domain.json_schemas import find_schema_fault
 from tasks.domain.lifecycle import advance
 from tasks.domain.notifications import tell
 from tasks.domain.requirements import check_requirement
@@ -44,6 +42,14 @@ def find_model(hub: Hub, model_id: UUID | int) -> FederatedModel:
     """The model, if it was not deleted. Raises: UnknownModel."""
     model = hub.metadata.pull_federated_model_w_id(model_id)
     if model is None or model.deleted:
+        raise UnknownModel(model_id)
+    return model
+
+
+def lock_model(hub: Hub, model_id: UUID) -> FederatedModel:
+    """The model as it stands, its row locked until the transaction ends. Raises: UnknownModel."""
+    model = hub.metadata.lock_model(find_model(hub, model_id))
+    if model.deleted:  # while this one waited for the lock
         raise UnknownModel(model_id)
     return model
 
@@ -93,7 +99,7 @@ def edit_model(hub: Hub, message: EditModel) -> FederatedModel:
     """The model with the named fields changed; audited if anything did. Raises: UnknownModel, InvalidPolicy."""
 
     def change(_: object) -> FederatedModel:
-        model = hub.metadata.lock_model(find_model(hub, message.model_id))
+        model = lock_model(hub, message.model_id)
         standing = Policy(**{name: _wire_value(getattr(model, name)) for name in Policy.model_fields if name != "v"})
         named = message.changes.model_fields_set - {"v"}
         for name, arguments in (("aggregator", "aggregator_params"), ("requirement", "requirement_args")):
@@ -117,7 +123,7 @@ def set_paused(hub: Hub, model_id: UUID, paused: bool, user_id: str | None = Non
     """The model, claiming no rounds while paused; updates go on coming in. Raises: UnknownModel."""
 
     def change(_: object) -> FederatedModel:
-        model = hub.metadata.lock_model(find_model(hub, model_id))
+        model = lock_model(hub, model_id)
         if model.allow_aggregation is not paused:
             return model
         hub.metadata.add_audit(model, AuditAction.EDIT, user_id)
@@ -131,7 +137,7 @@ def register_client(hub: Hub, message: RegisterClient) -> tuple[UUID, str]:
     client_id = message.client_id or uuid4()
 
     def register(_: object) -> tuple[UUID, str]:
-        model = hub.metadata.lock_model(find_model(hub, message.model_id))
+        model = lock_model(hub, message.model_id)
         client, _is_new = hub.metadata.register_client(model, client_id, message.name)
         advance(hub.metadata, model, ModelStatus.INITIATED)
         return client.uuid, client.name
@@ -147,7 +153,7 @@ def publish_model(hub: Hub, message: PublishModel) -> ModelArtifact:
 
     def publish(_: object) -> ModelArtifact:
         metadata = hub.metadata
-        model = metadata.lock_model(find_model(hub, message.model_id))
+        model = lock_model(hub, message.model_id)
         if message.aggregate_id is None:
             aggregate = metadata.pull_latest_model_aggregate(model)
         else:
@@ -228,12 +234,9 @@ def _wire_value(value: Any) -> Any:
 
 
 def _check_schema(field: str, schema: Mapping[str, Any] | None) -> None:
-    if schema is None:
-        return
-    try:
-        Draft202012Validator.check_schema(schema)
-    except SchemaError as error:
-        raise InvalidPolicy(f"not a JSON Schema: {error.message}", field=field) from error
+    fault = None if schema is None else find_schema_fault(schema)
+    if fault is not None:
+        raise InvalidPolicy(fault, field=field)
 
 
 def _take_initial(hub: Hub, message: CreateModel) -> tuple[BlobRef | None, tuple[TensorSpec, ...] | None]:
@@ -269,6 +272,8 @@ def _same_or_refused(
     hub: Hub, found: FederatedModel, described: FederatedModel, initial: BlobRef | None
 ) -> FederatedModel:
     """The model that is there, if it is the one described. What may have been edited since is not compared."""
+    if found.deleted:
+        raise ModelReused(described.uuid, deleted=True)
     artifact = hub.metadata.pull_model_artifact(found, INITIAL_VERSION)
     same_initial = (artifact.data.digest if artifact else None) == (initial.digest if initial else None)
     fixed = ("data_format", "user_id", "project_id")

@@ -12,7 +12,7 @@ from jsonschema import Draft202012Validator
 from connectors.records import ClientAggregateScore, FederatedModel, ModelAggregate
 from fedqueue.messages import AddScore
 from tasks.domain.errors import InvalidScore, UnknownAggregate, UnknownClient
-from tasks.domain.models import find_model
+from tasks.domain.models import lock_model
 from tasks.hub import Hub
 
 
@@ -33,7 +33,7 @@ def add_score(hub: Hub, message: AddScore) -> Scored:
 
     def add(_: object) -> Scored:
         metadata = hub.metadata
-        model = metadata.lock_model(find_model(hub, message.model_id))
+        model = lock_model(hub, message.model_id)
         aggregate = metadata.pull_model_aggregate(message.aggregate_id)
         if aggregate is None or aggregate.model_id != model.id:
             raise UnknownAggregate(message.aggregate_id, message.model_id, "aggregate_id")
@@ -71,8 +71,9 @@ def _has(score: ClientAggregateScore, metric: str) -> bool:
 
 def _check_results(model: FederatedModel, message: AddScore) -> None:
     if model.client_agg_results_schema is not None:
-        for error in Draft202012Validator(model.client_agg_results_schema).iter_errors(message.validation_results):
-            raise InvalidScore(f"{error.json_path}: {error.message[:500]}")
+        fault = find_instance_fault(Draft202012Validator, model.client_agg_results_schema, message.validation_results)
+        if fault is not None:
+            raise InvalidScore(fault)
     if model.score_metric is not None:
         value = message.validation_results.get(model.score_metric)
         if isinstance(value, bool) or not isinstance(value, int | float):

@@ -26,8 +26,8 @@ from connectors.records import (
     is_eligible,
 )
 from fedqueue.messages import SubmitModelUpdate
-from tasks.domain.errors import ModelIsOver, SubmissionReused, UnknownAggregate, UnknownModel
-from tasks.domain.models import find_model
+from tasks.domain.errors import ModelIsOver, SubmissionReused, UnknownAggregate
+from tasks.domain.models import find_model, lock_model
 from tasks.domain.notifications import tell_quarantined
 from tasks.domain.update_schema import find_breach
 from tasks.hub import Hub
@@ -99,10 +99,7 @@ def _check_open(model: FederatedModel) -> None:
 def _insert(hub: Hub, message: SubmitModelUpdate, payload_digest: str, intake: _Intake) -> ModelUpdate:
     """Write the update down, judged by the model as it stands now, under its lock."""
     metadata = hub.metadata
-    found = metadata.pull_federated_model_w_id(message.model_id)
-    if found is None or found.deleted:
-        raise UnknownModel(message.model_id)
-    model = metadata.lock_model(found)
+    model = lock_model(hub, message.model_id)
     _check_open(model)
     client = metadata.pull_client(message.client_id, model)
     base_number = None
