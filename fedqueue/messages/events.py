@@ -6,7 +6,16 @@ import json
 from typing import Annotated, Any, Final
 from uuid import UUID
 
-from pydantic import Field, JsonValue, field_validator, model_validator
+from pydantic import (
+    Field,
+    JsonValue,
+    ModelWrapValidatorHandler,
+    PrivateAttr,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
 from fedqueue.messages.envelope import Message, View
 
@@ -23,15 +32,18 @@ STATUS_EVENTS: Final = frozenset(
     }
 )
 ROUND_EVENTS: Final = frozenset({"ROUND_STARTED", "CLIENT_RESULT_RECEIVED", "ROUND_AGGREGATED"})
-HUBS_OWN_EVENTS: Final = frozenset({"QUEUE_POSITION"})  # refused from outside
+# Refused from outside: what the hub alone can know, and where a model stands before anybody has told of it.
+HUBS_OWN_EVENTS: Final = frozenset({"QUEUE_POSITION", "PENDING"})
 
 MAX_DETAILS_BYTES: Final = 8 * 1024  # of `details` as compact JSON in UTF-8
 MAX_LOG_CHARACTERS: Final = 65_536
+MAX_CLIENT_NAME: Final = 200
 MAX_EVENTS: Final = 1_000  # a message
 DEFAULT_X_LABEL: Final = "Global Rounds"
 
 Round = Annotated[int, Field(ge=0, le=2**31 - 1)]
-ClientName = Annotated[str, Field(min_length=1, max_length=200)]
+ClientName = Annotated[str, Field(min_length=1, max_length=MAX_CLIENT_NAME)]
+EventType = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[A-Z][A-Z0-9_]*$")]
 
 
 class MetricPoint(Message):
@@ -49,13 +61,29 @@ class FLEvent(Message):
     event_id: UUID = Field(description="The sender's, new for each event and kept for every repeat.")
     model_id: UUID
     run_id: UUID | None = Field(default=None, description="The training attempt; null: the model's current one.")
-    event_type: str | None = Field(default=None, min_length=1, max_length=100, pattern=r"^[A-Z][A-Z0-9_]*$")
+    event_type: EventType | None = None
     log: str | None = Field(default=None, min_length=1, max_length=MAX_LOG_CHARACTERS)
     metric: MetricPoint | None = None
     fl_client_name: ClientName | None = Field(default=None, description="The FL kit slot it is about; null: none.")
     success: bool = True
-    global_round: Round | None = Field(default=None, description="From 1; of metrics from 0.")
+    global_round: Round | None = Field(
+        default=None, validate_default=True, description="From 1; of metrics from 0. Round events need one."
+    )
     details: dict[str, JsonValue] = Field(default_factory=dict, description="Up to 8 KiB of JSON.")
+
+    @field_validator("event_type")
+    @classmethod
+    def _not_the_hubs(cls, event_type: str | None) -> str | None:
+        return check_event_type(event_type)
+
+    # The round's rules hang on the fields before it, and are told under its own name.
+    @field_validator("global_round")
+    @classmethod
+    def _of_its_kind(cls, global_round: int | None, info: ValidationInfo) -> int | None:
+        point = info.data.get("metric")
+        if point is not None:
+            return check_metric_round(global_round, point.x_value)
+        return check_round(global_round, info.data.get("event_type"))
 
     @field_validator("details")
     @classmethod
@@ -75,14 +103,22 @@ class IngestEvents(Message):
     Each is judged by itself: what is wrong with one is answered and kept as a dead letter, the others go on.
     """
 
-    events: list[JsonValue] = Field(min_length=1, max_length=MAX_EVENTS)
+    # Not read here: one that is no event must not spoil the others.
+    events: list[Any] = Field(min_length=1, max_length=MAX_EVENTS, description="FLEvents.")
+    _is_single: bool = PrivateAttr(default=False)
 
-    @model_validator(mode="before")
+    @property
+    def place(self) -> str:
+        """Where the events lie in the payload, dotted; empty if it is one event itself."""
+        return "" if self._is_single else "events"
+
+    @model_validator(mode="wrap")
     @classmethod
-    def _one_or_many(cls, payload: Any) -> Any:
-        if isinstance(payload, dict) and "events" not in payload and "event_id" in payload:
-            return {"events": [payload]}
-        return payload
+    def _one_or_many(cls, payload: Any, read: ModelWrapValidatorHandler[IngestEvents]) -> IngestEvents:
+        is_single = isinstance(payload, dict) and "events" not in payload and "event_id" in payload
+        message = read({"events": [payload]} if is_single else payload)
+        message._is_single = is_single
+        return message
 
 
 class EventRefusal(View):
@@ -100,6 +136,31 @@ class IngestView(View):
 
     accepted: int
     refused: list[EventRefusal] = Field(default_factory=list)
+
+
+def check_event_type(event_type: str | None) -> str | None:
+    """The same, if those outside the hub may say it. Raises: PydanticCustomError."""
+    if event_type in HUBS_OWN_EVENTS:
+        raise PydanticCustomError(
+            "hubs_own", "{type} is the hub's own event and not taken from outside", {"type": event_type}
+        )
+    return event_type
+
+
+def check_round(global_round: int | None, event_type: str | None) -> int | None:
+    """The same, if an event of that type (None: free text) may be about it. Raises: PydanticCustomError."""
+    if global_round == 0:
+        raise PydanticCustomError("round", "rounds count from 1, of metrics alone from 0")
+    if global_round is None and event_type in ROUND_EVENTS:
+        raise PydanticCustomError("round", "{type} is about a round: say which", {"type": event_type})
+    return global_round
+
+
+def check_metric_round(global_round: int | None, x_value: float | None) -> int | None:
+    """The same, if a point can be placed by it. Raises: PydanticCustomError."""
+    if global_round is None and x_value is None:
+        raise PydanticCustomError("round", "a metric needs its global_round, or an x_value instead")
+    return global_round
 
 
 def check_details(details: dict[str, Any]) -> dict[str, Any]:

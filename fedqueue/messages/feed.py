@@ -6,19 +6,30 @@ from datetime import datetime
 from typing import Annotated, Any
 from uuid import UUID
 
-from pydantic import Field, JsonValue, field_validator, model_validator
+from pydantic import Field, JsonValue, ValidationInfo, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from fedqueue.messages.envelope import Message, View
 from fedqueue.messages.events import (
     DEFAULT_X_LABEL,
+    MAX_CLIENT_NAME,
     MAX_EVENTS,
     MAX_LOG_CHARACTERS,
+    STATUS_EVENTS,
     ClientName,
+    EventRefusal,
+    EventType,
     Round,
     check_details,
+    check_event_type,
+    check_metric_round,
+    check_round,
 )
 
 UserId = Annotated[str, Field(max_length=200)]
+
+# A report whose sender is not known is kept with "[its name] " before the text.
+_WITH_A_NAME = MAX_LOG_CHARACTERS + MAX_CLIENT_NAME + 3
 
 
 class LogMessage(Message):
@@ -27,13 +38,28 @@ class LogMessage(Message):
     event_id: UUID
     model_id: UUID
     run_id: UUID | None = None
-    event_type: str | None = Field(default=None, min_length=1, max_length=100, pattern=r"^[A-Z][A-Z0-9_]*$")
-    log: str | None = Field(default=None, min_length=1, max_length=MAX_LOG_CHARACTERS)
+    event_type: EventType | None = None
+    log: str | None = Field(default=None, min_length=1, max_length=_WITH_A_NAME)
     success: bool = True
     trust_id: UUID | None = Field(default=None, description="The trust it is about; null: found by fl_client_name.")
     fl_client_name: ClientName | None = None
-    global_round: Round | None = None
+    global_round: Round | None = Field(default=None, validate_default=True)
     details: dict[str, JsonValue] = Field(default_factory=dict)
+
+    @field_validator("event_type")
+    @classmethod
+    def _no_status(cls, event_type: str | None) -> str | None:
+        if event_type in STATUS_EVENTS:
+            # Written here it would be a line about a change that never happened.
+            raise PydanticCustomError(
+                "status", "{type} is a status: send it to fedqueue.events.ingest", {"type": event_type}
+            )
+        return check_event_type(event_type)
+
+    @field_validator("global_round")
+    @classmethod
+    def _of_its_kind(cls, global_round: int | None, info: ValidationInfo) -> int | None:
+        return check_round(global_round, info.data.get("event_type"))
 
     @field_validator("details")
     @classmethod
@@ -50,7 +76,8 @@ class LogMessage(Message):
 class AddLogs(Message):
     """fedqueue.logs.add: entries of any models' feeds; each is judged by itself."""
 
-    entries: list[JsonValue] = Field(min_length=1, max_length=MAX_EVENTS, description="LogMessages.")
+    # Not read here: one that is none must not spoil the others.
+    entries: list[Any] = Field(min_length=1, max_length=MAX_EVENTS, description="LogMessages.")
 
 
 class MetricMessage(Message):
@@ -65,13 +92,18 @@ class MetricMessage(Message):
     result: float
     x_value: float | None = Field(default=None, description="null: the global round.")
     x_label: str = Field(default=DEFAULT_X_LABEL, min_length=1, max_length=64)
-    global_round: Round = 0
+    global_round: Round | None = Field(default=None, validate_default=True)
+
+    @field_validator("global_round")
+    @classmethod
+    def _placed(cls, global_round: int | None, info: ValidationInfo) -> int | None:
+        return check_metric_round(global_round, info.data.get("x_value"))
 
 
 class AddMetrics(Message):
     """fedqueue.metrics.add: points of any models' metrics; each is judged by itself."""
 
-    points: list[JsonValue] = Field(min_length=1, max_length=MAX_EVENTS, description="MetricMessages.")
+    points: list[Any] = Field(min_length=1, max_length=MAX_EVENTS, description="MetricMessages.")
 
 
 class AddedView(View):
@@ -79,7 +111,7 @@ class AddedView(View):
 
     added: int
     repeated: int = 0
-    refused: int = 0
+    refused: list[EventRefusal] = Field(default_factory=list)
 
 
 class UpdateStatus(Message):
@@ -120,6 +152,7 @@ class LogView(View):
     event_type: str | None = None
     success: bool = True
     global_round: int | None = None
+    sender: str | None = Field(default=None, description="Whom it is about, as people say it; null: the model.")
     trust: str | None = Field(default=None, description="The trust's code, else its name.")
     fl_client_name: str | None = None
     run_id: UUID | None = None
@@ -152,8 +185,9 @@ class PointView(View):
 class SeriesView(View):
     """One trust's points in one run, ascending by x, of equals in order of arrival."""
 
-    trust: str | None = Field(default=None, description="The trust's code, else its name; null: the model's own.")
+    trust: str | None = Field(default=None, description="The trust's code, else its name; null: no trust's.")
     trust_id: UUID | None = None
+    fl_client_name: str | None = Field(default=None, description="Whose they are if no trust's; null: the model's.")
     run_id: UUID | None = None
     points: list[PointView]
 
@@ -180,11 +214,14 @@ class GetProgress(Message):
 
 
 class ParticipantView(View):
-    """Where one participant of the run stands: training, returned or dropped."""
+    """Where one participant of the run stands."""
 
     name: str
     trust_id: UUID | None = None
-    state: str
+    state: str = Field(
+        description="training; returned (its result of this round is there); dropped (it failed since its last "
+        "result); waiting (nothing is asked of it: between rounds, or left out of them)."
+    )
     last_round: int = Field(default=0, description="The newest round it returned a result in.")
 
 
@@ -199,7 +236,9 @@ class ProgressView(View):
     total_rounds: int | None = None
     participants: list[ParticipantView] = Field(default_factory=list)
     last_event_at: datetime | None = None
-    eta_seconds: float | None = Field(default=None, description="Until the last round; null: not known.")
+    eta_seconds: float | None = Field(
+        default=None, description="Until the last round is aggregated; null: not known, or the run is over."
+    )
 
 
 class DeleteProject(Message):
