@@ -12,6 +12,7 @@ from jsonschema import Draft202012Validator
 from connectors.records import ClientAggregateScore, FederatedModel, ModelAggregate
 from fedqueue.messages import AddScore
 from tasks.domain.errors import InvalidScore, UnknownAggregate, UnknownClient
+from tasks.domain.json_schemas import find_instance_fault
 from tasks.domain.models import lock_model
 from tasks.hub import Hub
 

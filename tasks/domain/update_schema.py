@@ -20,10 +20,10 @@ from jsonschema.validators import extend
 
 from connectors.model_data import Array, TensorReader
 from connectors.records import TensorSpec
+from tasks.domain.json_schemas import find_instance_fault
 
 _PIECE: Final = 1 << 12  # numbers that are Python objects at once
 _LONGEST_SHOWN: Final = 200
-_LONGEST_REASON: Final = 500
 
 # The library's way of it takes time with the square of the list's length.
 _MOST_UNEVALUATED: Final = 10_000
@@ -40,9 +40,7 @@ def find_breach(schema: Mapping[str, Any], reader: TensorReader) -> str | None:
     number; `unevaluatedItems` refuses lists of more than 10,000.
     Source: https://json-schema.org/draft/2020-12
     """
-    for error in _Validator(schema).iter_errors(_as_lists(reader)):
-        return f"{error.json_path}: {error.message[:_LONGEST_REASON]}"
-    return None
+    return find_instance_fault(_Validator, schema, _as_lists(reader))
 
 
 # --- tensors as lists ---------------------------------------------------------------------------------------------
