@@ -5,12 +5,16 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from config.errors import ConfigurationError
 from config.loading import load_settings
 from config.secrets import masked
 from config.settings import Settings
+
+if TYPE_CHECKING:
+    from connectors.metadata import BaseMetadataConnector
+    from connectors.records import FederatedModel
 
 EXIT_USAGE = 2
 
@@ -39,3 +43,32 @@ def settings_or_exit() -> Settings:
     """The settings, or the end with what is wrong with them."""
     with readable_errors():
         return load_settings()
+
+
+@contextmanager
+def hub_metadata() -> Iterator[BaseMetadataConnector]:
+    """The hub's metadata, looked at first; an error that can be put right ends the process with its reason."""
+    settings = settings_or_exit()
+    from worker.bootstrap import build_metadata
+
+    with readable_errors():
+        metadata = build_metadata(settings)
+        try:
+            metadata.check()
+            yield metadata
+        finally:
+            metadata.close()
+
+
+def model_named(metadata: BaseMetadataConnector, named: str) -> FederatedModel:
+    """The model of that id or UUID, deleted ones included; the end of the process with the reason if there is none."""
+    from uuid import UUID
+
+    try:
+        wanted: int | UUID = int(named) if named.isdigit() else UUID(named)
+    except ValueError:
+        fail(f"{named!r} is neither a model's id nor a UUID")
+    model = metadata.pull_federated_model_w_id(wanted)
+    if model is None:
+        fail(f"there is no model {named}: `python -m worker models` lists them")
+    return model

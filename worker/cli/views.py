@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from worker.cli.edge import fail, readable_errors, settings_or_exit
+from worker.cli.edge import hub_metadata, model_named, readable_errors, settings_or_exit
 from worker.cli.output import show_json, show_table
 
 if TYPE_CHECKING:
     from connectors.metadata import BaseMetadataConnector
-    from connectors.records import FederatedModel
 
 Json = Annotated[bool, typer.Option("--json", help="As JSON.")]
 Limit = Annotated[int, typer.Option(min=1, help="Show at most so many.")]
@@ -54,7 +52,7 @@ def status(as_json: Json = False) -> None:
 def models(limit: Limit = 100, as_json: Json = False) -> None:
     """List the models."""
     columns = ("id", "uuid", "name", "status", "aggregator", "requirement", "head", "updates")
-    with _metadata() as metadata:
+    with hub_metadata() as metadata:
         found = metadata.pull_federated_models(limit=limit)
         counts = metadata.count_model_updates_by_model(found)
     if as_json:
@@ -71,8 +69,8 @@ def models(limit: Limit = 100, as_json: Json = False) -> None:
 def updates(model: OfModel, limit: Limit = 100, as_json: Json = False) -> None:
     """List a model's updates."""
     columns = ("id", "client_uuid", "status", "reason", "num_examples", "base_number", "attempts", "created_at")
-    with _metadata() as metadata:
-        found = metadata.pull_model_updates(_model(metadata, model), limit=limit)
+    with hub_metadata() as metadata:
+        found = metadata.pull_model_updates(model_named(metadata, model), limit=limit)
     spare = ("attempts", "base_number", "created_at", "client_uuid")
     _show("updates", columns, [asdict(update) for update in found], as_json, spare=spare)
 
@@ -80,8 +78,8 @@ def updates(model: OfModel, limit: Limit = 100, as_json: Json = False) -> None:
 def aggregates(model: OfModel, limit: Limit = 100, as_json: Json = False) -> None:
     """List a model's aggregates."""
     columns = ("id", "number", "parent_id", "num_updates", "num_examples", "digest", "created_at")
-    with _metadata() as metadata:
-        found = metadata.pull_model_aggregates(_model(metadata, model), limit=limit)
+    with hub_metadata() as metadata:
+        found = metadata.pull_model_aggregates(model_named(metadata, model), limit=limit)
     rows = [asdict(aggregate) | {"digest": aggregate.data.digest} for aggregate in found]
     _show("aggregates", columns, rows, as_json, spare=("created_at", "parent_id"))
 
@@ -89,8 +87,8 @@ def aggregates(model: OfModel, limit: Limit = 100, as_json: Json = False) -> Non
 def rounds(model: OfModel, limit: Limit = 100, as_json: Json = False) -> None:
     """List a model's rounds, the newest first, with who ran each and how it ended."""
     columns = ("number", "fence", "state", "num_updates", "updates_done", "worker", "reason", "started_at")
-    with _metadata() as metadata:
-        found = metadata.pull_rounds(_model(metadata, model), limit=limit)
+    with hub_metadata() as metadata:
+        found = metadata.pull_rounds(model_named(metadata, model), limit=limit)
     _show("rounds", columns, [asdict(each) for each in found], as_json, spare=("fence", "updates_done", "started_at"))
 
 
@@ -100,7 +98,7 @@ def dead_letters(
     as_json: Json = False,
 ) -> None:
     """List the messages that were refused, with the reason of each."""
-    with _metadata() as metadata:
+    with hub_metadata() as metadata:
         found = [letter for letter in _all_dead_letters(metadata) if model is None or _is_about(letter.payload, model)]
     columns = ("id", "task", "kind", "field", "reason", "created_at")
     rows = [asdict(letter) for letter in found[-limit:]]
@@ -112,33 +110,6 @@ _WHOLE = (
     "id", "uuid", "model_id", "client_uuid", "parent_id", "status", "state", "created_at", "started_at",
     "number", "fence", "head", "num_updates", "updates_done", "num_examples", "base_number", "attempts",
 )  # fmt: skip
-
-
-@contextmanager
-def _metadata() -> Iterator[BaseMetadataConnector]:
-    settings = settings_or_exit()
-    from worker.bootstrap import build_metadata
-
-    with readable_errors():
-        metadata = build_metadata(settings)
-        try:
-            metadata.check()
-            yield metadata
-        finally:
-            metadata.close()
-
-
-def _model(metadata: BaseMetadataConnector, named: str) -> FederatedModel:
-    from uuid import UUID
-
-    try:
-        wanted: int | UUID = int(named) if named.isdigit() else UUID(named)
-    except ValueError:
-        fail(f"{named!r} is neither a model's id nor a UUID")
-    model = metadata.pull_federated_model_w_id(wanted)
-    if model is None:
-        fail(f"there is no model {named}: `python -m worker models` lists them")
-    return model
 
 
 def _all_dead_letters(metadata: BaseMetadataConnector) -> Iterator[Any]:
