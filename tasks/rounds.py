@@ -18,7 +18,8 @@ _QUIET = ("waiting", "idle", "claimed", "paused", "over", "deleted")
 @hub_task(names.ROUNDS_AGGREGATE, AggregateRound)
 def aggregate(hub: Hub, message: AggregateRound) -> RoundView:
     """The model's next aggregate, if its round is due; else why not."""
-    model = find_model(hub, message.model_id)
+    # A deleted model is one for the hub itself, whose hints name row ids: a dead worker may have left a round of it.
+    model = find_model(hub, message.model_id, deleted=isinstance(message.model_id, int))
     outcome = run_round(hub, model.id)
     number = None if outcome.aggregate is None else outcome.aggregate.number
     tell = _log.debug if outcome.outcome in _QUIET else _log.info

@@ -15,6 +15,7 @@ from connectors.records import (
     ModelStatus,
     ModelUpdate,
     ReasonCode,
+    UpdateStatus,
     is_eligible,
 )
 from tasks.aggregation import AggregationError, fewest_updates, find_aggregator
@@ -68,7 +69,10 @@ def begin_round(hub: Hub, model_id: int, transaction: Transaction) -> Begun | No
     dead = metadata.pull_model_updates_of_dead_claims(claim)
     if dead:
         metadata.close_dead_rounds(claim)
-        model = give_back_crashed(hub, model, claim, dead)
+        if model.deleted:
+            _put_back(metadata, dead)
+        else:
+            model = give_back_crashed(hub, model, claim, dead)
     parent = metadata.pull_latest_model_aggregate(model)
     # Read once, under the lock: it stands until this transaction ends.
     pending = metadata.pull_model_updates_pending_aggregation(model)
@@ -156,6 +160,12 @@ def _register(hub: Hub, begun: Begun, pending: Sequence[ModelUpdate]) -> Begun:
     metadata.add_round(begun.claim, len(taken), hub.worker)
     model = advance(metadata, begun.model, ModelStatus.RUNNING)
     return replace(begun, model=model, updates=tuple(sorted(taken, key=lambda u: u.id)))
+
+
+def _put_back(metadata: BaseMetadataConnector, dead: Sequence[ModelUpdate]) -> None:
+    """The updates of a deleted model's dead round as they were before it: nobody will ask whose fault it was."""
+    attempts = {update.id: update.attempts - 1 for update in dead}
+    metadata.return_model_updates(dead, status=UpdateStatus.PENDING, attempts=attempts)
 
 
 def _newest_of_each_client(ready: Sequence[ModelUpdate]) -> list[ModelUpdate]:

@@ -38,10 +38,10 @@ from tasks.hub import Hub
 INITIAL_VERSION = "initial"
 
 
-def find_model(hub: Hub, model_id: UUID | int) -> FederatedModel:
-    """The model, if it was not deleted. Raises: UnknownModel."""
+def find_model(hub: Hub, model_id: UUID | int, *, deleted: bool = False) -> FederatedModel:
+    """The model; a deleted one only with `deleted`. Raises: UnknownModel."""
     model = hub.metadata.pull_federated_model_w_id(model_id)
-    if model is None or model.deleted:
+    if model is None or (model.deleted and not deleted):
         raise UnknownModel(model_id)
     return model
 

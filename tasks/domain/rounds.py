@@ -23,6 +23,10 @@ from tasks.domain.suspects import CLEARED, rest_ms
 from tasks.hub import Hub
 
 
+class ModelGone(Exception):
+    """The round's model was deleted since its claim: nothing of the round may be written, and nothing is its fault."""
+
+
 @dataclass(frozen=True, slots=True)
 class RoundOutcome:
     """What a look at a model's round came to."""
@@ -50,6 +54,13 @@ def finish_round(hub: Hub, begun: Begun) -> RoundOutcome:
     Raises: Unavailable once the updates were given back.
     """
     try:
+        return _finish(hub, begun)
+    except ModelGone:
+        return replace(_let_go(hub, begun, "the model was deleted meanwhile"), outcome="deleted")
+
+
+def _finish(hub: Hub, begun: Begun) -> RoundOutcome:
+    try:
         recipe, cooked = combine_round(hub, begun)
         if begun.is_probe:
             return _clear(hub, begun)
@@ -73,6 +84,7 @@ def finish_round(hub: Hub, begun: Begun) -> RoundOutcome:
 def _post(hub: Hub, begun: Begun, recipe: Recipe, cooked: Cooked) -> ModelAggregate:
     """The second transaction: aggregate, lineage, manifest, state, updates, feed, status, follow-ups; all or none."""
     metadata, updates = hub.metadata, begun.updates
+    _check_there(hub, begun)
     result = AggregateResult(
         data=cooked.data,
         num_updates=len(updates),
@@ -103,6 +115,12 @@ def _post(hub: Hub, begun: Begun, recipe: Recipe, cooked: Cooked) -> ModelAggreg
     if model.max_rounds is not None and aggregate.number >= model.max_rounds:
         finish_model(hub, model)
     return aggregate
+
+
+def _check_there(hub: Hub, begun: Begun) -> None:
+    """Raises: ModelGone. Under the lock: the model is not deleted before this transaction ends."""
+    if hub.metadata.lock_model(begun.model).deleted:
+        raise ModelGone
 
 
 # --- what else may become of it -------------------------------------------------------------------
@@ -145,6 +163,7 @@ def _set_aside(hub: Hub, begun: Begun, culprit: Culprit) -> RoundOutcome:
     bad = replace(culprit.update, reason_code=culprit.reason_code, reason=culprit.reason)
 
     def set_aside(_: object) -> None:
+        _check_there(hub, begun)
         hub.metadata.release_claim(begun.claim)
         others = [u for u in begun.updates if u.id != bad.id]
         # This claim was none of their doing: it does not count against them.
@@ -165,6 +184,7 @@ def _give_back(hub: Hub, begun: Begun, reason: str, *, counted: bool) -> None:
     """The round can't be done now: its updates rest and are tried again. `counted`: it goes on their record."""
 
     def give_back(_: object) -> None:
+        _check_there(hub, begun)
         hub.metadata.release_claim(begun.claim)
         attempts = {u.id: u.attempts - (0 if counted else 1) for u in begun.updates}
         rests = {u.id: rest_ms(hub, u.attempts) for u in begun.updates}

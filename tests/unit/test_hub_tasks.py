@@ -132,3 +132,13 @@ def test_a_hint_that_the_broker_does_not_take_is_no_failure(bench: Bench, tmp_pa
     message = {"submission_id": str(uuid4()), "model_id": str(model.uuid), "client_id": str(one), "data": [1]}
     assert _call(updates.submit, message)["value"]["status"] == "PENDING"
     assert bench.metadata.pull_models_to_aggregate() == [model.id]
+
+
+def test_a_hint_about_a_deleted_model_is_answered_and_a_request_refused(bench: Bench) -> None:
+    """The sweep may have found what a dead worker left of it; to everybody else the model is not there."""
+    model, _ = bench.model()
+    with bench.metadata.transaction():
+        bench.metadata.change_federated_model(model, {"deleted": True})
+    assert _call(rounds.aggregate, {"model_id": model.id})["value"]["outcome"] == "deleted"
+    assert bench.metadata.pull_dead_letters() == []
+    assert _call(rounds.aggregate, {"model_id": str(model.uuid)})["rejection"]["kind"] == "UnknownModel"
