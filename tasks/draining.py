@@ -1,0 +1,134 @@
+"""Coalescing: a task takes what else waits for its kind along with it, so that a burst costs a transaction a batch.
+
+A message that comes alone is handled alone, at once: nothing waits for a batch to fill. Only where messages pile up are
+they taken together, up to `COUNT` or `SIZE`. They are acknowledged when their effects are committed; until then they
+are the broker's, which gives them again if this process dies. So they may come twice, which their event ids make
+harmless. Nothing depends on it: where the broker fails here, messages are handled one by one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any, Final, TypeVar
+
+import structlog
+from kombu.connection import Connection
+
+from connectors.broker import WaitingMessage, WaitingMessages, Wanted, waiting_messages
+
+# Of messages, and of their bytes as the broker has them: what a pool process may hold of them at a time.
+COUNT: Final = 500
+SIZE: Final = 4 << 20
+
+T = TypeVar("T")
+
+_log = structlog.get_logger(__name__)
+
+
+class Drain:
+    """Takes from one queue, over a connection that is made when first needed. Of one process, and one thread.
+
+    `connect` returns a connection of kombu's, not connected yet. A message that turns out to be no plain call of
+    its task goes to the queue `others_to`, where a worker runs it as any other.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[], Connection],
+        queue: str,
+        others_to: str,
+        *,
+        count: int = COUNT,
+        size: int = SIZE,
+    ) -> None:
+        self._connect = connect
+        self._queue = queue
+        self._others_to = others_to
+        self._count = count
+        self._size = size
+        self._waiting: WaitingMessages | None = None
+        self._no_way = False
+
+    def take(self, task: str, taker: str) -> Taken:
+        """What else waits for that task; `taker` is the id of the task that will handle it. Raises nothing."""
+        wanted = Wanted(task, self._count, self._size)
+        taken = Taken(self)
+        for message in self._ask("take", lambda waiting: waiting.take(taker, wanted)) or ():
+            try:
+                payload = payload_of(message)
+            except ValueError as error:
+                _log.warning("message.handed_on", task=task, reason=str(error))
+                self.hand_on([message])
+            else:
+                taken.messages.append(message)
+                taken.payloads.append(payload)
+        return taken
+
+    def acknowledge(self, messages: Sequence[WaitingMessage]) -> None:
+        """See `Taken`."""
+        self._ask("acknowledge", lambda waiting: waiting.acknowledge(messages))
+
+    def give_back(self, messages: Sequence[WaitingMessage]) -> None:
+        """See `Taken`."""
+        self._ask("give back", lambda waiting: waiting.give_back(messages))
+
+    def hand_on(self, messages: Sequence[WaitingMessage]) -> None:
+        """See `Taken`."""
+        self._ask("hand on", lambda waiting: [waiting.hand_on(message) for message in messages])
+
+    def close(self) -> None:
+        """Let go of the connection; what was not acknowledged comes back."""
+        waiting, self._waiting = self._waiting, None
+        if waiting is not None:
+            waiting.close()
+
+    def _ask(self, what: str, do: Callable[[WaitingMessages], T]) -> T | None:
+        """What the broker answers; None if it does not: then all that was taken comes back by itself."""
+        if self._waiting is None and not self._no_way:
+            self._waiting = waiting_messages(self._connect(), self._queue, self._others_to)
+            self._no_way = self._waiting is None
+        if self._waiting is None:
+            return None
+        try:
+            return do(self._waiting)
+        except self._waiting.errors as error:
+            _log.warning("draining.failed", what=what, queue=self._queue, reason=str(error))
+            self.close()
+            return None
+
+
+class Taken:
+    """Messages that were taken with a task, by their payloads, the oldest first. End it by one of its three methods."""
+
+    def __init__(self, drain: Drain) -> None:
+        self.messages: list[WaitingMessage] = []
+        self.payloads: list[Any] = []
+        self._drain = drain
+
+    def acknowledge(self) -> None:
+        """Their effects are committed: the broker forgets them. If it does not hear it, they come twice."""
+        if self.messages:
+            self._drain.acknowledge(self.messages)
+
+    def give_back(self) -> None:
+        """Nothing was done about them: whoever asks next gets them."""
+        if self.messages:
+            self._drain.give_back(self.messages)
+
+    def hand_on(self) -> None:
+        """Together they could not be handled: each becomes a task of its own."""
+        self._drain.hand_on(self.messages)
+
+
+def payload_of(message: WaitingMessage) -> Any:
+    """The only argument that the task is called with. Raises: ValueError if it is called in any other way."""
+    try:
+        arguments, named, embedded = json.loads(message.body)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"its body is not a call: {error}") from error
+    if not isinstance(arguments, list) or len(arguments) != 1 or named != {}:
+        raise ValueError("it is not called with one argument")
+    if not isinstance(embedded, dict | None) or any((embedded or {}).values()):
+        raise ValueError("other tasks hang on it")
+    return arguments[0]
