@@ -15,6 +15,7 @@ from config.settings import Settings
 if TYPE_CHECKING:
     from connectors.metadata import BaseMetadataConnector
     from connectors.records import FederatedModel
+    from tasks.hub import Hub
 
 EXIT_USAGE = 2
 
@@ -72,3 +73,27 @@ def model_named(metadata: BaseMetadataConnector, named: str) -> FederatedModel:
     if model is None:
         fail(f"there is no model {named}: `python -m worker models` lists them")
     return model
+
+
+@contextmanager
+def command_hub() -> Iterator[Hub]:
+    """The whole hub, for commands that change something. What it refuses ends the process with the reason.
+
+    It sends nothing: what a command has noted for others is sent by the next sweep.
+    """
+    settings = settings_or_exit()
+    from tasks.domain.errors import Refused
+    from tasks.hub import Hub
+    from worker.bootstrap import build_metadata, build_model_data
+    from worker.plugins import load_plugins
+
+    with readable_errors():
+        load_plugins(settings)
+        metadata = build_metadata(settings)
+        try:
+            metadata.check()
+            yield Hub(settings, metadata, build_model_data(settings), send=lambda *_: None, worker="command line")
+        except Refused as refused:
+            fail(refused.reason)
+        finally:
+            metadata.close()

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from worker.cli.edge import fail, readable_errors, settings_or_exit
+from worker.cli.edge import command_hub, fail
 from worker.cli.output import show_json, show_table
 
 if TYPE_CHECKING:
@@ -32,7 +30,7 @@ def add_to(app: typer.Typer) -> None:
 
 def verify(aggregate_id: OfAggregate, as_json: Json = False) -> None:
     """Make an aggregate again from its inputs and compare bytes; exit code 0 only if they are identical."""
-    with _hub() as hub:
+    with command_hub() as hub:
         from tasks.domain import provenance
 
         found = provenance.verify(hub, _aggregate(hub, aggregate_id))
@@ -58,7 +56,7 @@ def verify(aggregate_id: OfAggregate, as_json: Json = False) -> None:
 
 def lineage(aggregate_id: OfAggregate, as_json: Json = False) -> None:
     """Print the chain from an aggregate back to the model's first, with who contributed how much."""
-    with _hub() as hub:
+    with command_hub() as hub:
         from tasks.domain import provenance
 
         links = provenance.lineage(hub, _aggregate(hub, aggregate_id))
@@ -88,7 +86,7 @@ def lineage(aggregate_id: OfAggregate, as_json: Json = False) -> None:
 
 def requeue(update_ids: OfUpdates) -> None:
     """Give updates that were set aside (INVALID) another chance: they are PENDING again, as if just sent."""
-    with _hub() as hub:
+    with command_hub() as hub:
         found = _updates(hub, update_ids)
         hub.metadata.transact(lambda _: hub.metadata.requeue_model_updates(found))
     typer.echo(f"{len(found)} updates are PENDING again; the next sweep looks at their rounds")
@@ -96,7 +94,7 @@ def requeue(update_ids: OfUpdates) -> None:
 
 def discard(update_ids: OfUpdates) -> None:
     """Let the data of updates that were set aside go for good: the row with its reason stays, its bytes do not."""
-    with _hub() as hub:
+    with command_hub() as hub:
         from connectors.records import UpdateStatus
 
         found = _updates(hub, update_ids)
@@ -105,23 +103,6 @@ def discard(update_ids: OfUpdates) -> None:
                 fail(f"only what was set aside (INVALID) can be discarded: update {update.id} is {update.status}")
         hub.metadata.transact(lambda _: hub.metadata.register_model_updates_data_dropped(found))
     typer.echo(f"the data of {len(found)} updates is let go; garbage collection takes it")
-
-
-@contextmanager
-def _hub() -> Iterator[Hub]:
-    settings = settings_or_exit()
-    from tasks.hub import Hub
-    from worker.bootstrap import build_metadata, build_model_data
-    from worker.plugins import load_plugins
-
-    with readable_errors():
-        load_plugins(settings)
-        metadata = build_metadata(settings)
-        try:
-            metadata.check()
-            yield Hub(settings, metadata, build_model_data(settings), send=lambda *_: None, worker="command line")
-        finally:
-            metadata.close()
 
 
 def _aggregate(hub: Hub, aggregate_id: int) -> ModelAggregate:
