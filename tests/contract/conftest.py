@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -15,8 +16,9 @@ from connectors.memory import InMemoryMetadataConnector
 from connectors.metadata import BaseMetadataConnector
 from connectors.records import AggregateResult, BlobRef, FederatedModel, ModelUpdate
 from connectors.sql.connector import SqlAlchemyMetadataConnector
-from tests.debian_servers import fresh_mariadb_database, mariadb_server
-from tests.servers import Server
+from tests.contract.waiting_bench import OTHERS, Bench
+from tests.debian_servers import fresh_mariadb_database, mariadb_server, rabbitmq_server
+from tests.servers import Server, valkey_server
 
 
 @pytest.fixture(scope="session")
@@ -118,3 +120,25 @@ class World:
 def world(connector: BaseMetadataConnector) -> World:
     """Short ways to fill the connector."""
     return World(connector)
+
+
+@pytest.fixture(scope="session", params=["valkey", pytest.param("rabbitmq", marks=pytest.mark.wide)])
+def broker(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A broker of these tests' own."""
+    with ExitStack() as running:
+        if request.param == "rabbitmq":
+            yield running.enter_context(rabbitmq_server())
+        else:
+            yield running.enter_context(valkey_server(tmp_path_factory.mktemp("valkey")))
+
+
+@pytest.fixture
+def bench(broker: Server, tmp_path: Path) -> Iterator[Bench]:
+    """The broker with both queues declared and empty."""
+    made = Bench(broker, tmp_path)
+    made.declare()
+    made.restore()
+    made.left(), made.left(OTHERS)
+    yield made
+    made.drain.close()
+    made.app.close()
