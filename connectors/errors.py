@@ -21,6 +21,10 @@ class StoreUnavailable(Unavailable):
     """The store did not answer, or has no room: nothing is known about the data itself."""
 
 
+class BrokerUnavailable(Unavailable):
+    """The broker did not take a message that must not be lost."""
+
+
 class TransactionRequired(ConnectorError):
     """A method that writes was called outside `transaction()`: no connector commits by itself."""
 
@@ -45,6 +49,14 @@ class ModelIsClaimed(ConnectorError):
 
     def __init__(self, model_id: int) -> None:
         super().__init__(f"model {model_id} has a live claim: wait until its round is posted or its lease ends")
+        self.model_id = model_id
+
+
+class ModelDeleted(ConnectorError):
+    """The model accepts nothing more: nothing was written."""
+
+    def __init__(self, model_id: int) -> None:
+        super().__init__(f"model {model_id} was deleted: nothing more is written under it")
         self.model_id = model_id
 
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import structlog
 from celery import Task, shared_task
+from celery.exceptions import Reject
 from kombu.exceptions import OperationalError
 from pydantic import ValidationError
 
-from connectors.errors import Unavailable
+from connectors.errors import BrokerUnavailable, Unavailable
 from fedqueue.messages import Answer, Message, Rejection, View
 from tasks.domain.errors import Refused
 from tasks.domain.notifications import send_waiting
@@ -25,25 +27,30 @@ _log = structlog.get_logger(__name__)
 
 # Far below the transport's visibility timeout: a message that waits longer would be delivered twice.
 _LONGEST_PAUSE = 30.0
+_LONGEST_REST = 5.0  # in the process itself, which does nothing else meanwhile
+_LONGEST_FIELD = 200  # characters, as dead letters keep it: a field may be named by its sender
 
 
-def hub_task(name: str, message_type: type[M], **options: Any) -> Callable[[Callable[[Hub, M], View | None]], Task]:
+def hub_task(
+    name: str, message_type: type[M], *, judges_entries: bool = False, **options: Any
+) -> Callable[[Callable[[Hub, M], View | None]], Task]:
     """Make `work(hub, message)` the task called `name`.
 
     Its only argument is `message_type` as JSON; it returns an Answer as JSON. A message that is no `message_type`, or
-    that `work` refuses, is answered with a Rejection, kept as a dead letter and not tried again. While the database
-    or the store is away, the task comes back after a pause, for as long as it takes.
+    that `work` refuses, is answered with a Rejection, kept as a dead letter and not tried again. While the database,
+    the store or the broker is away, the task comes back after a pause, for as long as it takes. `judges_entries`:
+    the message is a list whose entries `work` judges one by one, their text too.
     """
 
     def decorate(work: Callable[[Hub, M], View | None]) -> Task:
         def run(self: Task, payload: Any) -> dict[str, Any]:
             hub: Hub = self.app.hub
             try:
-                return _answer(hub, name, message_type, payload, work).model_dump(mode="json")
+                return _answer(hub, name, message_type, payload, work, judges_entries).model_dump(mode="json")
             except Unavailable as error:
                 pause = random.uniform(0.1, min(_LONGEST_PAUSE, 0.5 * 2 ** min(self.request.retries, 10)))  # noqa: S311
                 _log.warning("task.postponed", task=name, reason=str(error), pause=round(pause, 2))
-                raise self.retry(exc=error, countdown=pause) from error
+                raise _come_back(self, error, pause) from error
 
         run.__doc__ = work.__doc__
         task: Task = shared_task(name=name, bind=True, max_retries=None, **options)(run)
@@ -56,6 +63,14 @@ def hint(hub: Hub, task: str, message: Mapping[str, Any]) -> None:
     """Send for a task that the next sweep would find by itself: a broker that is away just now is no failure."""
     with _broker_may_be_away(task):
         hub.send(task, message, None)
+
+
+def emit(hub: Hub, task: str, message: Mapping[str, Any]) -> None:
+    """Send for what nobody else would find: raises BrokerUnavailable, so that the task that emits comes back."""
+    try:
+        hub.send(task, message, None)
+    except OperationalError as error:
+        raise BrokerUnavailable(f"{task} could not be sent: {error}") from error
 
 
 def tell_others(hub: Hub) -> None:
@@ -72,16 +87,35 @@ def _broker_may_be_away(what: str) -> Iterator[None]:
         _log.warning("hint.lost", what=what, reason=str(error))
 
 
-def _answer(hub: Hub, name: str, message_type: type[M], payload: Any, work: Callable[[Hub, M], View | None]) -> Answer:
-    unstorable = find_unstorable_text(payload)
+def _come_back(task: Task, error: Unavailable, pause: float) -> BaseException:
+    """What to raise so that the message comes again after a pause."""
+    try:
+        return cast(BaseException, task.retry(exc=error, countdown=pause, throw=False))
+    except Reject:
+        # The broker did not take the message of the retry, and Celery would drop the task: back with the one it has.
+        time.sleep(min(pause, _LONGEST_REST))
+        return Reject(error, requeue=True)
+
+
+def _answer(
+    hub: Hub,
+    name: str,
+    message_type: type[M],
+    payload: Any,
+    work: Callable[[Hub, M], View | None],
+    judges_entries: bool,
+) -> Answer:
+    unstorable = None if judges_entries else find_unstorable_text(payload)
     if unstorable is not None:
         reason = "text with a NUL or half a surrogate pair in it can't be kept"
-        return _reject(hub, name, payload, Rejection(kind="InvalidMessage", field=unstorable, reason=reason))
+        return _reject(
+            hub, name, payload, Rejection(kind="InvalidMessage", field=unstorable[:_LONGEST_FIELD], reason=reason)
+        )
     try:
         message = message_type.model_validate(payload)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
-        field = ".".join(str(part) for part in first["loc"]) or None
+        field = storable(".".join(str(part) for part in first["loc"]))[:_LONGEST_FIELD] or None
         return _reject(hub, name, payload, Rejection(kind="InvalidMessage", field=field, reason=first["msg"]))
     try:
         view = work(hub, message)

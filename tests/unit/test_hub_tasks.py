@@ -10,11 +10,12 @@ from uuid import uuid4
 
 import pytest
 from celery import Celery
-from celery.exceptions import Retry
+from celery.exceptions import Reject, Retry
 from kombu.exceptions import OperationalError
 
-from connectors.errors import DatabaseUnavailable
+from connectors.errors import BrokerUnavailable, DatabaseUnavailable
 from tasks import models, rounds, updates
+from tasks.base import emit
 from tests.unit.domain.conftest import Bench
 
 
@@ -81,11 +82,48 @@ def test_a_task_comes_back_while_the_database_is_away(bench: Bench, monkeypatch:
         raise DatabaseUnavailable("no route")
 
     monkeypatch.setattr(bench.metadata, "pull_federated_model_w_id", away)
-    monkeypatch.setattr(models.get, "retry", lambda exc, countdown: Retry(exc=exc, when=countdown))
+    monkeypatch.setattr(models.get, "retry", lambda exc, countdown, throw: Retry(exc=exc, when=countdown))
     with pytest.raises(Retry) as retried:
         models.get.apply(args=[{"model_id": str(uuid4())}], throw=True)
     assert 0 < retried.value.when <= 30
     assert bench.metadata.pull_dead_letters() == []
+
+
+def test_a_retry_that_the_broker_does_not_take_gives_the_message_back(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Celery would reject it for good: with both database and broker away for a moment it would be lost."""
+
+    def away(*_: Any) -> Any:
+        raise DatabaseUnavailable("no route")
+
+    def no_broker(exc: BaseException, countdown: float, throw: bool) -> Retry:
+        raise Reject(OperationalError("no broker"), requeue=False)
+
+    monkeypatch.setattr(bench.metadata, "pull_federated_model_w_id", away)
+    monkeypatch.setattr(models.get, "retry", no_broker)
+    with pytest.raises(Reject) as given_back:
+        models.get.run({"model_id": str(uuid4())})
+    assert given_back.value.requeue
+
+
+def test_what_must_not_be_lost_brings_its_task_back_while_the_broker_is_away(bench: Bench) -> None:
+    def away(*_: Any) -> None:
+        raise OperationalError("the broker is gone")
+
+    with pytest.raises(BrokerUnavailable, match=r"others\.told could not be sent: the broker is gone"):
+        emit(replace(bench.hub, send=away), "others.told", {})
+
+
+def test_a_field_of_a_senders_own_making_is_kept_as_far_as_there_is_room(bench: Bench) -> None:
+    """A database refuses more than its column holds, and the message would be kept nowhere."""
+    answer = _call(models.get, {"model_id": str(uuid4()), "\ud800" + "x" * 1_000: 1})
+    assert answer["rejection"]["kind"] == "InvalidMessage"
+    assert len(answer["rejection"]["field"]) <= 200
+    (letter,) = bench.metadata.pull_dead_letters()
+    assert letter.field == answer["rejection"]["field"]
+    nested = _call(models.create, {"model_id": str(uuid4()), "x" * 1_000: "\0"})
+    assert len(nested["rejection"]["field"]) == 200
 
 
 def test_a_submission_sends_for_its_round_and_a_round_for_the_next(bench: Bench) -> None:
