@@ -3,39 +3,49 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Final
+
+_DEEPEST: Final = 100  # levels; far more than any message of ours has, far less than Python's stack
+
+UNSTORABLE: Final = f"text with a NUL or half a surrogate pair in it, or more than {_DEEPEST} levels, can't be kept"
 
 
-def find_unstorable_text(value: Any, path: str = "") -> str | None:
-    """The dotted place of a text with a NUL or half a surrogate pair in it; None if there is none."""
+def find_unstorable_text(value: Any, path: str = "", depth: int = 0) -> str | None:
+    """The dotted place of a text with a NUL or half a surrogate pair in it, or of too many levels; else None."""
     if isinstance(value, str):
         return None if _storable_text(value) == value else path
+    if depth > _DEEPEST and isinstance(value, dict | list):
+        return path
     if isinstance(value, dict):
         for key, inner in value.items():
             place = f"{path}.{key}" if path else str(key)
             if _storable_text(str(key)) != key:
                 return path or "(a field's name)"
-            found = find_unstorable_text(inner, place)
+            found = find_unstorable_text(inner, place, depth + 1)
             if found is not None:
                 return found
     elif isinstance(value, list):
         for position, inner in enumerate(value):
-            found = None if isinstance(inner, int | float) else find_unstorable_text(inner, f"{path}.{position}")
+            if isinstance(inner, int | float):
+                continue
+            found = find_unstorable_text(inner, f"{path}.{position}", depth + 1)
             if found is not None:
                 return found
     return None
 
 
-def storable(value: Any) -> Any:
+def storable(value: Any, depth: int = 0) -> Any:
     """The value with what can't be stored spelt out: for keeping a refused message, not for working with it."""
     if isinstance(value, str):
         return _storable_text(value)
     if isinstance(value, float) and not math.isfinite(value):
         return repr(value)
+    if depth > _DEEPEST and isinstance(value, dict | list | tuple):
+        return "(nested too deeply)"
     if isinstance(value, dict):
-        return {_storable_text(str(key)): storable(inner) for key, inner in value.items()}
+        return {_storable_text(str(key)): storable(inner, depth + 1) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [storable(inner) for inner in value]
+        return [storable(inner, depth + 1) for inner in value]
     return value
 
 

@@ -28,3 +28,19 @@ def test_what_can_not_be_stored_is_spelt_out() -> None:
     kept = storable({"a": float("nan"), "b": [float("-inf"), 1.5], "c": "x\0y\ud800", "d\0": None})
     assert kept == {"a": "nan", "b": ["-inf", 1.5], "c": "x\\x00y\\ud800", "d\\x00": None}
     json.dumps(kept, allow_nan=False).encode()
+
+
+def test_what_is_nested_deeper_than_pythons_stack_is_found_and_kept_in_part() -> None:
+    """It would end the task with no answer, and the message would be gone."""
+    nested: list[object] = []
+    for _ in range(5_000):
+        nested = [nested]
+    found = find_unstorable_text({"a": nested})
+    assert found is not None
+    assert found.startswith("a.0.0.")
+    assert json.dumps(storable(nested)).count("[") == 101
+    shallow: dict[str, object] = {}
+    for _ in range(100):
+        shallow = {"a": shallow}
+    assert find_unstorable_text(shallow) is None
+    assert storable(shallow) == shallow
