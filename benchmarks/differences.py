@@ -34,6 +34,17 @@ _MEANS: Final = (
 )
 _KRUMS: Final = (("fedqueue", "krum"), ("flower", "aggregate_krum"), ("flower", "select_multikrum"))
 _QFEDAVGS: Final = (("fedqueue", "qfedavg"), ("flower", "QFedAvg"), ("flower", "server.strategy.QFedAvg"))
+_FEDADAMS: Final = (("fedqueue", "fedadam"), ("flower", "FedAdam"), ("flower", "server.strategy.FedAdam"))
+_MULTI_KRUMS: Final = (("fedqueue", "multi_krum"), ("flower", "MultiKrum"), ("flower", "server.strategy.Krum"))
+_BULYANS: Final = (("fedqueue", "bulyan"), ("flower", "Bulyan"), ("flower", "server.strategy.Bulyan"))
+_CLIPS: Final = (
+    ("fedqueue", "dp_fedavg"),
+    ("flower", "FixedClipping"),
+    ("flower", "server.strategy.FixedClipping"),
+)
+_FEDBUFFS: Final = (("fedqueue", "fedbuff"), ("nvflare", "BuffModelManager"))
+_SCAFFOLDS: Final = (("fedqueue", "scaffold"), ("nvflare", "Scaffold"))
+_HARDLY_ANY_NOISE: Final = {"noise_multiplier": 1e-12, "delta": 1e-5}
 _REFUSED: Final = "refused"
 
 
@@ -48,6 +59,7 @@ class Case:
     entrants: Sequence[tuple[str, str]] = _MEANS
     params: dict[str, Any] = field(default_factory=dict)
     losses: Sequence[float] = ()
+    num_steps: Sequence[int] = ()
     current: Update | None = None
 
 
@@ -109,6 +121,78 @@ def cases() -> list[Case]:
             losses=[2.0, 1.0],
             current=_w([0], "float32"),
         ),
+        *_cases_of_strategies(),
+    ]
+
+
+def _cases_of_strategies() -> list[Case]:
+    """Of those that build on a current model, here 0."""
+    zero = _w([0], "float64")
+    return [
+        Case(
+            "FedAdam (eta .1, betas .9 and .99, tau .001), the first round: one update of 2",
+            [_w([2], "float64")],
+            [1],
+            "0.0995 float64",  # .1 × .2 / (√.04 + .001): Reddi et al., ICLR 2021, Algorithm 2
+            _FEDADAMS,
+            {"eta": 0.1, "beta_1": 0.9, "beta_2": 0.99, "tau": 1e-3},
+            current=zero,
+        ),
+        Case(
+            "multi-Krum (f = 1, m = 2): 0, 10, 11, 13, 1000; 11 says that it is of 3 examples",
+            [_w([value], "float64") for value in (0, 10, 11, 13, 1000)],
+            [1, 1, 3, 1, 1],
+            "10.5 float64",  # 10 and 11: Blanchard et al., NeurIPS 2017
+            _MULTI_KRUMS,
+            {"num_byzantine": 1, "m": 2},
+            current=zero,
+        ),
+        Case(
+            "Bulyan (f = 2): 0 to 5 and 8 to 12",
+            [_w([value], "float64") for value in (*range(6), *range(8, 13))],
+            [1] * 11,
+            "3 float64",  # the picks 4, 8, 3, 9, 2, 11, 0: El Mhamdi et al., ICML 2018
+            _BULYANS,
+            {"num_byzantine": 2},
+            current=zero,
+        ),
+        Case(
+            "private mean, clip 1: 4 of 3 examples, .5 of 1",
+            [_w([4], "float64"), _w([0.5], "float64")],
+            [3, 1],
+            "0.75 float64",  # (1 + .5) / 2: one client moves it by clip / 2 at most, which is what the noise is for
+            _CLIPS,
+            {"clip": 1.0} | _HARDLY_ANY_NOISE,
+            current=zero,
+        ),
+        Case(
+            "private mean, clip 1: 4, in a tensor without dimensions",
+            [_w(4, "float64")],
+            [1],
+            "1 float64",
+            _CLIPS,
+            {"clip": 1.0} | _HARDLY_ANY_NOISE,
+            current=_w(0, "float64"),
+        ),
+        Case(
+            "FedBuff (eta 1): a fresh update of 2",
+            [_w([2], "float64")],
+            [1],
+            "2 float64",  # 1 / √(1 + 0): Nguyen et al., AISTATS 2022
+            _FEDBUFFS,
+            {"buffer_size": 1, "eta": 1.0},
+            current=zero,
+        ),
+        Case(
+            "SCAFFOLD: 1 after 1 step, 4 after 3",
+            [_w([1], "float64"), _w([4], "float64")],
+            [1, 1],
+            "2.5 float64",  # their plain mean: Karimireddy et al., ICML 2020, Algorithm 1
+            _SCAFFOLDS,
+            {"local_learning_rate": 0.5, "num_clients": 2},
+            num_steps=[1, 3],
+            current=zero,
+        ),
     ]
 
 
@@ -123,7 +207,8 @@ def answer_of(contestant: Contestant, method: str, case: Case, folder: Path) -> 
         current = str(folder / "current.safetensors")
         save_file(case.current, current)
     request = Request(method, files, list(case.num_examples), str(out), case.params, 1)
-    answer = contestant.ask(replace(request, current=current, losses=list(case.losses)))
+    request = replace(request, current=current, losses=list(case.losses), num_steps=list(case.num_steps))
+    answer = contestant.ask(replace(request, staleness=[0] * len(files)))
     if answer.error:
         return _REFUSED
     result = load_file(out)

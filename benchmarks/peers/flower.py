@@ -1,4 +1,7 @@
-"""Flower's aggregation, as its own strategies call it. Runs in `.peers/flower`."""
+"""Flower's aggregation, as its own strategies call it. Runs in `.peers/flower`.
+
+What builds on a current model, from round to round, is in flower_strategies.py.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
-from flwr.common import Code, FitRes, Status, ndarrays_to_parameters, parameters_to_ndarrays
-from flwr.server.strategy import QFedAvg as OldQFedAvg
+from flwr.app import Message, MetricRecord, RecordDict
+from flwr.common import Code, FitRes, Status, ndarrays_to_parameters
 from flwr.server.strategy.aggregate import (
     aggregate,
     aggregate_inplace,
@@ -17,15 +19,14 @@ from flwr.server.strategy.aggregate import (
     aggregate_median,
     aggregate_trimmed_avg,
 )
-from flwr.serverapp.strategy import FedMedian, FedTrimmedAvg, QFedAvg
+from flwr.serverapp.strategy import FedMedian, FedTrimmedAvg
 from flwr.serverapp.strategy.multikrum import select_multikrum
 from flwr.serverapp.strategy.strategy_utils import aggregate_arrayrecords
 from flwr.supercore.task_identity import TaskIdentity
 from safetensors.numpy import load_file, save_file
 
+from benchmarks.peers.flower_strategies import STRATEGIES, WEIGHT, record
 from benchmarks.peers.serving import Method, Request, serve
-
-_WEIGHT = "num-examples"
 
 
 def _by_lists(combine: Callable[[list[Any], dict[str, Any]], list[Any]]) -> Method:
@@ -69,8 +70,8 @@ def _by_records(combine: Callable[[list[Any], dict[str, Any]], Any]) -> Method:
             with request.phase("read"):
                 arrays = load_file(file)
             with request.phase("convert"):
-                metrics = MetricRecord({_WEIGHT: count})
-                records.append(RecordDict({"arrays": _record(arrays), "metrics": metrics}))
+                metrics = MetricRecord({WEIGHT: count})
+                records.append(RecordDict({"arrays": record(arrays), "metrics": metrics}))
         with request.phase("combine"):
             combined = combine(records, request.params)
         with request.phase("write"):
@@ -89,45 +90,7 @@ def _by_strategy(make: Callable[[dict[str, Any]], Any]) -> Callable[[list[Any], 
 
 
 def _krum_of_records(records: list[Any], params: dict[str, Any]) -> Any:
-    return aggregate_arrayrecords(select_multikrum(records, params["num_byzantine"], 1), _WEIGHT)
-
-
-def _qfedavg(request: Request) -> None:
-    """The message API's: each client's loss comes with its arrays."""
-    strategy = QFedAvg(client_learning_rate=1 / request.params["lipschitz"], q=request.params["q"])
-    strategy.current_arrays = _record(load_file(request.current))
-    replies = []
-    for file, count, loss in zip(request.files, request.num_examples, request.losses, strict=True):
-        metrics = MetricRecord({_WEIGHT: count, "train_loss": loss})
-        content = RecordDict({"arrays": _record(load_file(file)), "metrics": metrics})
-        replies.append(Message(content, dst_node_id=1, message_type="train"))
-    combined, _metrics = strategy.aggregate_train(1, replies)
-    save_file({name: array.numpy() for name, array in combined.items()}, request.out)
-
-
-def _old_qfedavg(request: Request) -> None:
-    """The API of `Strategy`: it knows no client's loss, only what the server's own evaluation says, here their mean."""
-    loss = sum(request.losses) / len(request.losses)
-    strategy = OldQFedAvg(
-        q_param=request.params["q"],
-        qffl_learning_rate=1 / request.params["lipschitz"],
-        evaluate_fn=lambda _round, _parameters, _config: (loss, {}),
-    )
-    current = load_file(request.current)
-    names = list(current)
-    strategy.pre_weights = [current[name] for name in names]
-    results: list[Any] = []
-    for file, count in zip(request.files, request.num_examples, strict=True):
-        update = load_file(file)
-        parameters = ndarrays_to_parameters([update[name] for name in names])
-        results.append((None, FitRes(Status(Code.OK, ""), parameters, count, {})))
-    combined, _metrics = strategy.aggregate_fit(1, results, [])
-    assert combined is not None
-    save_file(dict(zip(names, parameters_to_ndarrays(combined), strict=True)), request.out)
-
-
-def _record(arrays: dict[str, Any]) -> ArrayRecord:
-    return ArrayRecord({name: Array(array) for name, array in arrays.items()})
+    return aggregate_arrayrecords(select_multikrum(records, params["num_byzantine"], 1), WEIGHT)
 
 
 if __name__ == "__main__":
@@ -138,14 +101,13 @@ if __name__ == "__main__":
         {
             "aggregate": _by_lists(lambda results, _params: aggregate(results)),
             "aggregate_inplace": _inplace,
-            "aggregate_arrayrecords": _by_records(lambda records, _params: aggregate_arrayrecords(records, _WEIGHT)),
+            "aggregate_arrayrecords": _by_records(lambda records, _params: aggregate_arrayrecords(records, WEIGHT)),
             "aggregate_median": _by_lists(lambda results, _params: aggregate_median(results)),
             "FedMedian": _by_records(_by_strategy(lambda _params: FedMedian())),
             "aggregate_trimmed_avg": _by_lists(lambda results, params: aggregate_trimmed_avg(results, params["beta"])),
             "FedTrimmedAvg": _by_records(_by_strategy(lambda params: FedTrimmedAvg(beta=params["beta"]))),
             "aggregate_krum": _by_lists(lambda results, params: aggregate_krum(results, params["num_byzantine"], 0)),
             "select_multikrum": _by_records(_krum_of_records),
-            "QFedAvg": _qfedavg,
-            "server.strategy.QFedAvg": _old_qfedavg,
         }
+        | STRATEGIES
     )

@@ -6,16 +6,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.peers.serving import Method, Request, serve
-from tasks.aggregation import Engine
+from tasks.aggregation import Engine, known_aggregators
 from worker.combining import Combination, CombinationFailed, UpdateFile, combine_files
 
 
 def _aggregator(name: str) -> Method:
     def method(request: Request) -> None:
-        losses: Sequence[float | None] = request.losses or [None] * len(request.files)
+        nothing = [None] * len(request.files)
+        losses: Sequence[float | None] = request.losses or nothing
+        steps: Sequence[int | None] = request.num_steps or nothing
         updates = [
-            UpdateFile(Path(file), count, loss=loss)
-            for file, count, loss in zip(request.files, request.num_examples, losses, strict=True)
+            UpdateFile(Path(file), count, num_steps=taken, loss=loss)
+            for file, count, taken, loss in zip(request.files, request.num_examples, steps, losses, strict=True)
         ]
         combination = Combination(
             name,
@@ -38,5 +40,4 @@ def _aggregator(name: str) -> Method:
 
 
 if __name__ == "__main__":
-    names = ("fedavg", "median", "trimmed_mean", "krum", "fedadam", "qfedavg", "average_layers")
-    serve({name: _aggregator(name) for name in names})
+    serve({name: _aggregator(name) for name in known_aggregators()})

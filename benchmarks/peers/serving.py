@@ -28,9 +28,21 @@ class Request:
     engine: str = "auto"  # ours alone has a choice
     current: str = ""  # the file of the model that the updates build on, where it is needed
     losses: list[float] = field(default_factory=list)  # one an update, where they are needed
+    num_steps: list[int] = field(default_factory=list)  # one an update, where they are needed
+    staleness: list[int] = field(default_factory=list)  # one an update, where they are needed
+    rounds: int = 1  # the files are of so many rounds, one after another, as many each
     seconds: float = 0.0  # from the first byte read to the last written
     phases: dict[str, float] = field(default_factory=dict)  # parts of it
     facts: dict[str, Any] = field(default_factory=dict)
+
+    def by_round(self) -> list[range]:
+        """Which files are of which round."""
+        count = len(self.files) // self.rounds
+        return [range(start, start + count) for start in range(0, len(self.files), count)]
+
+    def name_of(self, tensor: str, round_number: int) -> str:
+        """What a tensor of the model after that round (from 1) is called in `out`."""
+        return tensor if self.rounds == 1 else f"{round_number}/{tensor}"
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:

@@ -2,27 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from benchmarks.contestants import Contestant, PeerMissing
+from benchmarks.contestants import Contestant
 from benchmarks.peers.serving import Request
 from tasks.aggregation import UpdateArrays, combine
-
-
-@pytest.fixture(scope="module")
-def flower() -> Iterator[Contestant]:
-    """Flower in its own process."""
-    try:
-        running = Contestant("flower")
-    except PeerMissing as missing:
-        pytest.skip(str(missing))
-    with running:
-        yield running
 
 
 @pytest.mark.parametrize(("q", "lipschitz"), [(0.0, 1.0), (0.1, 1.0), (1.0, 20.0), (5.0, 100.0)])
