@@ -164,6 +164,19 @@ def test_a_clip_that_adapts_moves_towards_the_quantile() -> None:
         assert abs(math.log(float(first.state["clip"]))) == pytest.approx(0.1, abs=0.2 * 2 * 4 / 40)
 
 
+def test_the_next_clip_is_the_papers() -> None:
+    """30 of 40 deltas are within the clip, half should be: 2 × e^-.3(.75 - .5), once the count's noise is taken out.
+
+    Andrew et al., NeurIPS 2021, Algorithm 1. The noise is of 40 / 20 on the count.
+    """
+    params = {"clip": 2.0, "noise_multiplier": 0.1, "delta": 1e-5, "adaptive_clip": True, "clip_learning_rate": 0.3}
+    updates = _updates(*[[1.0]] * 30, *[[3.0]] * 10)
+    state = combine("dp_fedavg", params, updates, current={"w": np.zeros(1)}, noise_seed=SEED).state
+    assert state is not None
+    noise = 2 * float(normal_deviates(SEED, 0, 0, 1)[0])
+    assert float(state["clip"]) * math.exp(0.3 * noise / 40) == pytest.approx(2 * math.exp(-0.075), rel=1e-12)
+
+
 def test_an_adaptive_clip_spends_a_little_of_the_noise_on_its_count() -> None:
     """z for deltas is (z⁻² - (2 × n / 20)⁻²)^-½: with z = 1 and n = 40, 1 / √(1 - 1/16)."""
     params = {"clip": 1.0, "noise_multiplier": 1.0, "delta": 1e-5, "adaptive_clip": True}
