@@ -19,7 +19,7 @@ from fedqueue.messages import Answer, Message, Rejection, View
 from tasks.domain.errors import Refused
 from tasks.domain.notifications import send_waiting
 from tasks.hub import Hub
-from tasks.storable import find_unstorable_text, storable
+from tasks.storable import UNSTORABLE, find_unstorable_text, storable
 
 M = TypeVar("M", bound=Message)
 
@@ -50,7 +50,7 @@ def hub_task(
             except Unavailable as error:
                 pause = random.uniform(0.1, min(_LONGEST_PAUSE, 0.5 * 2 ** min(self.request.retries, 10)))  # noqa: S311
                 _log.warning("task.postponed", task=name, reason=str(error), pause=round(pause, 2))
-                raise _come_back(self, error, pause) from error
+                raise come_back(self, error, pause) from error
 
         run.__doc__ = work.__doc__
         task: Task = shared_task(name=name, bind=True, max_retries=None, **options)(run)
@@ -87,14 +87,15 @@ def _broker_may_be_away(what: str) -> Iterator[None]:
         _log.warning("hint.lost", what=what, reason=str(error))
 
 
-def _come_back(task: Task, error: Unavailable, pause: float) -> BaseException:
+def come_back(task: Task, error: Unavailable, pause: float) -> BaseException:
     """What to raise so that the message comes again after a pause."""
     try:
         return cast(BaseException, task.retry(exc=error, countdown=pause, throw=False))
     except Reject:
         # The broker did not take the message of the retry, and Celery would drop the task: back with the one it has.
         time.sleep(min(pause, _LONGEST_REST))
-        return Reject(error, requeue=True)
+        given_back: BaseException = Reject(error, requeue=True)
+        return given_back
 
 
 def _answer(
@@ -105,27 +106,37 @@ def _answer(
     work: Callable[[Hub, M], View | None],
     judges_entries: bool,
 ) -> Answer:
-    unstorable = None if judges_entries else find_unstorable_text(payload)
-    if unstorable is not None:
-        reason = "text with a NUL or half a surrogate pair in it can't be kept"
-        return _reject(
-            hub, name, payload, Rejection(kind="InvalidMessage", field=unstorable[:_LONGEST_FIELD], reason=reason)
-        )
-    try:
-        message = message_type.model_validate(payload)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False)[0]
-        field = storable(".".join(str(part) for part in first["loc"]))[:_LONGEST_FIELD] or None
-        return _reject(hub, name, payload, Rejection(kind="InvalidMessage", field=field, reason=first["msg"]))
+    message = read_message(message_type, payload, judges_entries=judges_entries)
+    if isinstance(message, Rejection):
+        return reject(hub, name, payload, message)
     try:
         view = work(hub, message)
     except Refused as refused:
         rejection = Rejection(kind=refused.kind, field=refused.field, reason=refused.reason)
-        return _reject(hub, name, payload, rejection)
+        return reject(hub, name, payload, rejection)
+    return answer_with(view)
+
+
+def read_message(message_type: type[M], payload: Any, *, judges_entries: bool = False) -> M | Rejection:
+    """The payload as a message of that type, or why it is none. `judges_entries`: as of `hub_task`."""
+    unstorable = None if judges_entries else find_unstorable_text(payload)
+    if unstorable is not None:
+        return Rejection(kind="InvalidMessage", field=unstorable[:_LONGEST_FIELD], reason=UNSTORABLE)
+    try:
+        return message_type.model_validate(payload)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        field = storable(".".join(str(part) for part in first["loc"]))[:_LONGEST_FIELD] or None
+        return Rejection(kind="InvalidMessage", field=field, reason=first["msg"])
+
+
+def answer_with(view: View | None) -> Answer:
+    """The answer of a task that did what it was asked for."""
     return Answer(value=None if view is None else view.model_dump(mode="json"))
 
 
-def _reject(hub: Hub, name: str, payload: Any, rejection: Rejection) -> Answer:
+def reject(hub: Hub, name: str, payload: Any, rejection: Rejection) -> Answer:
+    """The answer of a task that refuses, its message kept as a dead letter."""
     _log.warning("task.refused", task=name, kind=rejection.kind, field=rejection.field, reason=rejection.reason)
     hub.metadata.transact(
         lambda _: hub.metadata.add_dead_letter(

@@ -19,7 +19,7 @@ from connectors.broker import WaitingMessage, WaitingMessages, Wanted, waiting_m
 
 # Of messages, and of their bytes as the broker has them: what a pool process may hold of them at a time.
 COUNT: Final = 500
-SIZE: Final = 4 << 20
+SIZE: Final = 1 << 20
 
 T = TypeVar("T")
 
@@ -108,17 +108,23 @@ class Taken:
 
     def acknowledge(self) -> None:
         """Their effects are committed: the broker forgets them. If it does not hear it, they come twice."""
-        if self.messages:
-            self._drain.acknowledge(self.messages)
+        if messages := self._let_go():
+            self._drain.acknowledge(messages)
 
     def give_back(self) -> None:
         """Nothing was done about them: whoever asks next gets them."""
-        if self.messages:
-            self._drain.give_back(self.messages)
+        if messages := self._let_go():
+            self._drain.give_back(messages)
 
     def hand_on(self) -> None:
         """Together they could not be handled: each becomes a task of its own."""
-        self._drain.hand_on(self.messages)
+        if messages := self._let_go():
+            self._drain.hand_on(messages)
+
+    def _let_go(self) -> list[WaitingMessage]:
+        """The messages, which are not this object's any more."""
+        messages, self.messages, self.payloads = self.messages, [], []
+        return messages
 
 
 def payload_of(message: WaitingMessage) -> Any:

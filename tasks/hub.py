@@ -12,6 +12,7 @@ from typing import Any
 from config.settings import Settings
 from connectors.metadata import BaseMetadataConnector
 from connectors.model_data import BaseModelDataConnector
+from tasks.draining import Drain
 
 
 @dataclass(frozen=True)
@@ -24,3 +25,4 @@ class Hub:
     # (task name, message as JSON has it, queue or None for the task's own). Losing one loses time, never data.
     send: Callable[[str, Mapping[str, Any], str | None], None]
     worker: str = ""
+    events: Drain | None = None  # the queue of events, for tasks that take what else waits there

@@ -9,10 +9,11 @@ from typing import Any, Final
 
 from celery import Celery
 
-from config.celery import celery_settings
+from config.celery import CONTROL_QUEUE, EVENTS_QUEUE, celery_settings
 from config.settings import Settings
 from connectors.metadata import BaseMetadataConnector
 from connectors.model_data import BaseModelDataConnector
+from tasks.draining import Drain
 from tasks.hub import Hub
 
 TASK_MODULES: Final = (
@@ -52,6 +53,8 @@ class HubCelery(Celery):
             return
         if self._hub_pid == os.getpid():
             hub.metadata.close()
+            if hub.events is not None:
+                hub.events.close()
         else:
             hub.metadata.forget_connections()
 
@@ -73,6 +76,7 @@ def build_hub(settings: Settings, app: Celery) -> Hub:
         model_data=build_model_data(settings),
         send=send,
         worker=f"{os.getpid()}@{socket.gethostname()}",
+        events=Drain(app.connection_for_write, EVENTS_QUEUE, CONTROL_QUEUE),
     )
 
 
