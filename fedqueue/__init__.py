@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from fedqueue.errors import (
         DataCorrupt,
         EndpointUnknown,
+        EventNotTaken,
+        EventsNotSent,
         FedqueueError,
         HubFailed,
         HubUnavailable,
@@ -29,11 +31,15 @@ if TYPE_CHECKING:
         Unanswered,
         UpdateRejected,
     )
+    from fedqueue.event_buffer import EventBuffer
 
 __all__ = [
     "Client",
     "DataCorrupt",
     "EndpointUnknown",
+    "EventBuffer",
+    "EventNotTaken",
+    "EventsNotSent",
     "FedqueueError",
     "FetchedModel",
     "HubFailed",
@@ -53,5 +59,5 @@ def __getattr__(name: str) -> Any:
     # On first use: the hub itself imports fedqueue.messages, and needs neither the client nor what it imports.
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    home = "fedqueue.client" if name in ("Client", "FetchedModel") else "fedqueue.errors"
-    return getattr(import_module(home), name)
+    homes = {"Client": "client", "FetchedModel": "client", "EventBuffer": "event_buffer"}
+    return getattr(import_module(f"fedqueue.{homes.get(name, 'errors')}"), name)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 from uuid import UUID
+
+if TYPE_CHECKING:
+    from fedqueue.messages.events import FLEvent
 
 
 class FedqueueError(Exception):
@@ -81,6 +85,18 @@ class HubUnavailable(Unanswered):
 
 class NoAnswer(Unanswered):
     """The broker took the message, but no worker answered in the time given."""
+
+
+class EventsNotSent(Unanswered):
+    """The broker did not take all events in the time given. `events` are those; send them again, once at least."""
+
+    def __init__(self, what: str, events: Sequence[FLEvent]) -> None:
+        super().__init__(what, {})
+        self.events = list(events)
+
+
+class EventNotTaken(FedqueueError):
+    """A buffer of events is full, because the broker takes none, or it is closed."""
 
 
 class RoundNotPosted(FedqueueError, TimeoutError):

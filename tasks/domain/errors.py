@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from connectors.records import FederatedModel, ModelStatus
+from connectors.records import FederatedModel
 
 
 class Refused(Exception):
@@ -111,10 +111,6 @@ class InvalidStatus(Refused):
 
     field = "status"
 
-    def __init__(self, status: str) -> None:
-        known = ", ".join(each for each in ModelStatus if each is not ModelStatus.PENDING)
-        super().__init__(f"no run can become {status!r}: known are {known}, and TRAINING_STARTED for RUNNING")
-
 
 class UnknownTrust(Refused):
     """No trust has that id."""
@@ -139,3 +135,30 @@ class UnknownParticipant(Refused):
 
     def __init__(self, client_id: UUID) -> None:
         super().__init__(f"there is no client {client_id}: register it with a model first")
+
+
+class InvalidEntry(Refused):
+    """An entry of a batch that is no message of its kind."""
+
+    @property
+    def kind(self) -> str:
+        """As a whole message's would be."""
+        return "InvalidMessage"
+
+
+class AttributionFailed(Refused):
+    """A sender that is nobody's, or whose trust is not approved for the model."""
+
+    field = "fl_client_name"
+
+
+class EventReused(Refused):
+    """An event id that was used before, for something else."""
+
+    field = "event_id"
+
+    def __init__(self, event_id: UUID) -> None:
+        super().__init__(
+            f"event {event_id} was told before, with another payload: "
+            "a new event needs a new event_id, a repeat must be the same to the letter"
+        )
