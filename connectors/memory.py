@@ -1,31 +1,27 @@
 """The reference metadata connector: the contract in plain dictionaries, for tests and for reading.
 
-One process, one lock, nothing kept after it. Its length is the contract's: 40 methods, each as short as it goes.
+One process, one lock, nothing kept after it. Here are models and rounds; the feed and the model service have rooms of
+their own. Its length is the contract's: 40 methods, each as short as it goes.
 """
 
 from __future__ import annotations
 
-import threading
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, fields, replace
-from datetime import UTC, datetime
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, replace
+from typing import Any
 from uuid import UUID
 
-from connectors.errors import AlreadyExists, ClaimLost, ModelIsClaimed, TransactionRequired, TransitionRefused
-from connectors.metadata import BaseMetadataConnector
+from connectors.errors import AlreadyExists, ClaimLost, ModelDeleted, ModelIsClaimed, TransitionRefused
+from connectors.memory_service import MemoryService
+from connectors.memory_tables import insert, moment, next_id
 from connectors.records import (
     CLAIMABLE_STATUSES,
     AggregateResult,
-    AuditAction,
     Claim,
     Client,
     ClientAggregateScore,
     DeadLetter,
     FederatedModel,
-    LogEntry,
     ModelAggregate,
     ModelArtifact,
     ModelUpdate,
@@ -41,76 +37,11 @@ from connectors.records import (
 _RETRYABLE = (UpdateStatus.PENDING, UpdateStatus.FAILED)
 _GUARDED = {"id", "uuid", "fence", "lease_until", "head", "created_at", "updated_at"}
 
-Record = TypeVar("Record")
 
-
-@dataclass
-class _Tables:
-    """Everything remembered. Records are frozen, so a copy of the dictionaries is a snapshot."""
-
-    models: dict[int, FederatedModel] = field(default_factory=dict)
-    clients: dict[int, Client] = field(default_factory=dict)
-    registrations: dict[tuple[int, int], None] = field(default_factory=dict)
-    updates: dict[int, ModelUpdate] = field(default_factory=dict)
-    aggregates: dict[int, ModelAggregate] = field(default_factory=dict)
-    artifacts: dict[int, ModelArtifact] = field(default_factory=dict)
-    scores: dict[int, ClientAggregateScore] = field(default_factory=dict)
-    rounds: dict[tuple[int, int], Round] = field(default_factory=dict)
-    logs: dict[UUID, LogEntry] = field(default_factory=dict)
-    audit: dict[int, tuple[int, AuditAction, str | None]] = field(default_factory=dict)
-    outbox: dict[str, OutboxMessage] = field(default_factory=dict)
-    sent: dict[int, None] = field(default_factory=dict)
-    dead_letters: dict[int, DeadLetter] = field(default_factory=dict)
-
-    def copy(self) -> _Tables:
-        """A snapshot."""
-        return _Tables(**{f.name: dict(getattr(self, f.name)) for f in fields(self)})
-
-
-class MemoryTransaction:
-    """An open transaction."""
-
-    def __init__(self) -> None:
-        self.rolled_back = False
-
-    def set_rollback(self) -> None:
-        """Undo everything at the end of the block."""
-        self.rolled_back = True
-
-
-class InMemoryMetadataConnector(BaseMetadataConnector):
+class InMemoryMetadataConnector(MemoryService):
     """Metadata in this process's memory. `clock` gives milliseconds; a test may bring its own."""
 
-    def __init__(self, clock: Callable[[], int] | None = None) -> None:
-        self._clock = clock or (lambda: time.time_ns() // 1_000_000)
-        self._tables = _Tables()
-        self._lock = threading.RLock()
-        self._owner: int | None = None
-
-    # --- transactions ---------------------------------------------------------------------------
-
-    @contextmanager
-    def transaction(self) -> Iterator[MemoryTransaction]:
-        if self._owner == threading.get_ident():
-            raise RuntimeError("a transaction is open in this thread: transactions are not nested")
-        with self._lock:
-            before = self._tables.copy()
-            transaction = MemoryTransaction()
-            self._owner = threading.get_ident()
-            try:
-                yield transaction
-            except BaseException:
-                self._tables = before
-                raise
-            finally:
-                self._owner = None
-            if transaction.rolled_back:
-                self._tables = before
-
-    def _writing(self, method: str) -> _Tables:
-        if self._owner != threading.get_ident():
-            raise TransactionRequired(method)
-        return self._tables
+    # --- the connector itself -------------------------------------------------------------------
 
     def close(self) -> None:
         """Nothing is held."""
@@ -148,7 +79,9 @@ class InMemoryMetadataConnector(BaseMetadataConnector):
         tables = self._writing("add_federated_model")
         if self.pull_federated_model_w_id(model.uuid) is not None:
             raise AlreadyExists("model", model.uuid)
-        return _insert(tables.models, replace(model, id=_next(tables.models), created_at=_now(), updated_at=_now()))
+        return insert(
+            tables.models, replace(model, id=next_id(tables.models), created_at=moment(), updated_at=moment())
+        )
 
     def lock_model(self, model: FederatedModel) -> FederatedModel:
         return self._writing("lock_model").models[model.id]
@@ -158,13 +91,13 @@ class InMemoryMetadataConnector(BaseMetadataConnector):
         refused = set(changes) - ({f.name for f in fields(FederatedModel)} - _GUARDED)
         if refused:
             raise ValueError(f"change_federated_model can't set {', '.join(sorted(refused))}")
-        return _insert(tables.models, replace(tables.models[model.id], **changes, updated_at=_now()))
+        return insert(tables.models, replace(tables.models[model.id], **changes, updated_at=moment()))
 
     def register_client(self, model: FederatedModel, client_uuid: UUID, name: str = "") -> tuple[Client, bool]:
         tables = self._writing("register_client")
         client = self.pull_client(client_uuid)
         if client is None:
-            client = _insert(tables.clients, Client(id=_next(tables.clients), uuid=client_uuid, name=name))
+            client = insert(tables.clients, Client(id=next_id(tables.clients), uuid=client_uuid, name=name))
         is_new = (model.id, client.id) not in tables.registrations
         tables.registrations[model.id, client.id] = None
         return client, is_new
@@ -183,18 +116,20 @@ class InMemoryMetadataConnector(BaseMetadataConnector):
 
     def add_model_update(self, update: ModelUpdate) -> ModelUpdate:
         tables = self._writing("add_model_update")
+        if tables.models[update.model_id].deleted:
+            raise ModelDeleted(update.model_id)
         if self.pull_model_update_w_submission_id(update.submission_id) is not None:
             raise AlreadyExists("submission", update.submission_id)
         base = tables.aggregates.get(update.base_aggregate_id or 0)
         base_number = None if base is None else base.number
         made = replace(
             update,
-            id=_next(tables.updates),
+            id=next_id(tables.updates),
             base_number=base_number,
             not_before=update.not_before or self._clock(),
-            created_at=_now(),
+            created_at=moment(),
         )
-        return _insert(tables.updates, made)
+        return insert(tables.updates, made)
 
     def pull_model_update_w_submission_id(self, submission_id: UUID) -> ModelUpdate | None:
         return next((u for u in self._tables.updates.values() if u.submission_id == submission_id), None)
@@ -378,6 +313,8 @@ class InMemoryMetadataConnector(BaseMetadataConnector):
         now = tables.models[model.id]
         if now.lease_until is not None and now.lease_until >= self._clock():
             return None
+        if now.deleted and not any(u.claim is not None for u in tables.updates.values() if u.model_id == model.id):
+            return None
         tables.models[model.id] = replace(now, fence=now.fence + 1, lease_until=self._clock() + lease_ms)
         return self._claim_of(model.id)
 
@@ -452,7 +389,7 @@ class InMemoryMetadataConnector(BaseMetadataConnector):
             state=RoundState.CLAIMED,
             num_updates=num_updates,
             worker=worker,
-            started_at=_now(),
+            started_at=moment(),
         )
 
     def close_round(
@@ -462,7 +399,7 @@ class InMemoryMetadataConnector(BaseMetadataConnector):
         found = rounds.get((claim.model_id, claim.fence))
         if found is not None and found.state is RoundState.CLAIMED:
             rounds[claim.model_id, claim.fence] = replace(
-                found, state=state, aggregate_id=aggregate_id, reason=reason, finished_at=_now()
+                found, state=state, aggregate_id=aggregate_id, reason=reason, finished_at=moment()
             )
 
     def close_dead_rounds(self, claim: Claim) -> None:
@@ -470,7 +407,7 @@ class InMemoryMetadataConnector(BaseMetadataConnector):
         for key, found in rounds.items():
             if found.model_id == claim.model_id and found.fence < claim.fence and found.state is RoundState.CLAIMED:
                 reason = f"its worker fell silent; claim {claim.fence} took the updates back"
-                rounds[key] = replace(found, state=RoundState.RESCUED, reason=reason, finished_at=_now())
+                rounds[key] = replace(found, state=RoundState.RESCUED, reason=reason, finished_at=moment())
 
     def pull_rounds(self, model: FederatedModel, limit: int = 100) -> list[Round]:
         found = [r for r in self._tables.rounds.values() if r.model_id == model.id]
@@ -511,13 +448,13 @@ class InMemoryMetadataConnector(BaseMetadataConnector):
         tables = self._writing("post_new_model_aggregate")
         claim = claim or self._claim_of(model.id)
         head = 0 if parent_agg is None else parent_agg.number
-        if tables.models[model.id].head != head:
+        if tables.models[model.id].head != head or tables.models[model.id].deleted:
             raise ClaimLost(claim, "the post")
         self._fenced("post_new_model_aggregate", claim, "the post", head=head + 1, lease_until=None)
-        return _insert(
+        return insert(
             tables.aggregates,
             ModelAggregate(
-                id=_next(tables.aggregates),
+                id=next_id(tables.aggregates),
                 model_id=model.id,
                 number=head + 1,
                 parent_id=None if parent_agg is None else parent_agg.id,
@@ -526,7 +463,7 @@ class InMemoryMetadataConnector(BaseMetadataConnector):
                 num_examples=results.num_examples,
                 manifest=results.manifest,
                 state=results.state,
-                created_at=_now(),
+                created_at=moment(),
             ),
         )
 
@@ -534,7 +471,7 @@ class InMemoryMetadataConnector(BaseMetadataConnector):
         tables = self._writing("add_model_artifact")
         if any(a.model_id == artifact.model_id and a.version == artifact.version for a in tables.artifacts.values()):
             raise AlreadyExists("version", artifact.version)
-        return _insert(tables.artifacts, replace(artifact, id=_next(tables.artifacts), created_at=_now()))
+        return insert(tables.artifacts, replace(artifact, id=next_id(tables.artifacts), created_at=moment()))
 
     def pull_model_artifact(self, model: FederatedModel, version: str | None = None) -> ModelArtifact | None:
         found = [
@@ -554,9 +491,11 @@ class InMemoryMetadataConnector(BaseMetadataConnector):
         scores = self._writing("post_client_aggregate_score").scores
         for found in scores.values():
             if (found.aggregate_id, found.client_id) == (aggregate.id, client.id):
-                return _insert(scores, replace(found, validation_results=validation_results, num_examples=num_examples))
-        score = ClientAggregateScore(_next(scores), aggregate.id, client.id, validation_results, num_examples, _now())
-        return _insert(scores, score)
+                return insert(scores, replace(found, validation_results=validation_results, num_examples=num_examples))
+        score = ClientAggregateScore(
+            next_id(scores), aggregate.id, client.id, validation_results, num_examples, moment()
+        )
+        return insert(scores, score)
 
     def pull_client_aggregate_scores(self, aggregate: ModelAggregate) -> list[ClientAggregateScore]:
         return [s for s in self._tables.scores.values() if s.aggregate_id == aggregate.id]
@@ -574,39 +513,6 @@ class InMemoryMetadataConnector(BaseMetadataConnector):
         aggregates[aggregate.id] = replace(aggregates[aggregate.id], validation_score=validation_score)
 
     # --- what others are told -------------------------------------------------------------------
-
-    def add_log(
-        self,
-        model: FederatedModel,
-        event_type: str,
-        *,
-        event_id: UUID,
-        success: bool = True,
-        global_round: int | None = None,
-        details: Mapping[str, Any] | None = None,
-    ) -> None:
-        logs = self._writing("add_log").logs
-        entry = LogEntry(
-            id=len(logs) + 1,
-            model_id=model.id,
-            event_type=event_type,
-            log=None,
-            success=success,
-            global_round=global_round,
-            details=details or {},
-            created_at=_now(),
-        )
-        logs.setdefault(event_id, entry)
-
-    def pull_logs(self, model: FederatedModel, *, after_id: int = 0, limit: int = 100) -> list[LogEntry]:
-        return [e for e in self._tables.logs.values() if e.model_id == model.id and e.id > after_id][:limit]
-
-    def add_audit(self, model: FederatedModel, action: AuditAction, user_id: str | None = None) -> None:
-        audit = self._writing("add_audit").audit
-        audit[_next(audit)] = (model.id, action, user_id)
-
-    def pull_audit(self, model: FederatedModel) -> list[tuple[AuditAction, str | None]]:
-        return [(action, user) for owner, action, user in self._tables.audit.values() if owner == model.id]
 
     def add_outbox_message(
         self,
@@ -629,7 +535,7 @@ class InMemoryMetadataConnector(BaseMetadataConnector):
 
     def add_dead_letter(self, task: str, payload: Any, *, kind: str, field: str | None, reason: str) -> None:
         letters = self._writing("add_dead_letter").dead_letters
-        _insert(letters, DeadLetter(_next(letters), task, payload, kind, field, reason, _now()))
+        insert(letters, DeadLetter(next_id(letters), task, payload, kind, field, reason, moment()))
 
     def pull_dead_letters(self, *, after_id: int = 0, limit: int = 100) -> list[DeadLetter]:
         return [letter for letter in self._tables.dead_letters.values() if letter.id > after_id][:limit]
@@ -660,16 +566,3 @@ class InMemoryMetadataConnector(BaseMetadataConnector):
             newest=tuple(heads[:newest]),
             dead_letters=len(tables.dead_letters),
         )
-
-
-def _next(table: Mapping[int, Any]) -> int:
-    return len(table) + 1  # rows are never removed
-
-
-def _insert(table: dict[int, Record], record: Record) -> Record:
-    table[record.id] = record  # type: ignore[attr-defined]  # every record here has an id
-    return record
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)

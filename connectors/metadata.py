@@ -8,13 +8,15 @@ class, a docstring a method.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
+from datetime import datetime
 from inspect import isabstract
 from typing import Any, ClassVar, Protocol, TypeVar
 from uuid import UUID
 
 from connectors.records import (
+    ALL,
     AggregateResult,
     AuditAction,
     Claim,
@@ -22,16 +24,27 @@ from connectors.records import (
     ClientAggregateScore,
     DeadLetter,
     FederatedModel,
+    FLKitSlot,
+    Kept,
     LogEntry,
+    Metric,
     ModelAggregate,
     ModelArtifact,
+    ModelRun,
+    ModelStatus,
     ModelUpdate,
+    NewLog,
+    NewMetric,
     OutboxMessage,
     Overview,
+    ProgressFacts,
     ReasonCode,
     Round,
     RoundState,
+    StatusChange,
+    Trust,
     UpdateStatus,
+    WhichRun,
 )
 
 T = TypeVar("T")
@@ -125,7 +138,7 @@ class BaseMetadataConnector(ABC):
     ) -> ModelAggregate:
         """The new aggregate, child of `parent_agg` and head of the model's chain; ends the claim's lease.
 
-        Raises: ClaimLost if the fence or the head has moved on.
+        Raises: ClaimLost if the fence or the head has moved on, or the model was deleted.
         """
 
     @abstractmethod
@@ -210,11 +223,93 @@ class BaseMetadataConnector(ABC):
     def pull_model_clients(self, model: FederatedModel) -> list[Client]:
         """The model's registered clients, by ascending id."""
 
+    # --- runs and deletion (DESIGN 4.2) ------------------------------------------------------------
+
+    @abstractmethod
+    def update_model_status(
+        self,
+        model: FederatedModel,
+        status: ModelStatus | None,
+        *,
+        run_id: UUID | None = None,
+        user_id: str | None = None,
+        event_id: UUID | None = None,
+    ) -> StatusChange:
+        """Where a run has come to, decided on the locked row by `connectors.run_states.decide`; None: only ask.
+
+        A change writes the model, its run, one audit row and one entry of the feed. Anything else changes nothing and
+        says why. `event_id` is the callback's: that event changes a status once, however often and late it comes.
+        """
+
+    @abstractmethod
+    def pull_model_runs(self, model: FederatedModel) -> list[ModelRun]:
+        """The model's runs that have a name, in the order they began."""
+
+    @abstractmethod
+    def delete_federated_models(self, models: Sequence[FederatedModel], user_id: str | None = None) -> int:
+        """Delete those that are not deleted yet (the rows stay), each with its audit row; how many they were.
+
+        It waits for whoever is writing under them; from then on they accept nothing, not even the post of a round that
+        is under way.
+        """
+
+    @abstractmethod
+    def pull_project_models(self, project_id: str) -> list[FederatedModel]:
+        """The project's models that are not deleted, by ascending id."""
+
+    # --- trusts -----------------------------------------------------------------------------------
+
+    @abstractmethod
+    def add_trust(self, trust: Trust) -> Trust:
+        """Insert the trust (its `id` is ignored). Raises: AlreadyExists for a UUID, name or code that is taken."""
+
+    @abstractmethod
+    def change_trust(self, trust: Trust, changes: Mapping[str, Any]) -> Trust:
+        """Set name or code. Raises: AlreadyExists for one that is taken; ValueError for another field."""
+
+    @abstractmethod
+    def pull_trusts(self) -> list[Trust]:
+        """All trusts, by name."""
+
+    @abstractmethod
+    def pull_trust(self, trust: int | str | UUID) -> Trust | None:
+        """The trust of that row id, UUID, code or name (a code goes before another trust's name); None: there is none.
+
+        A number in a text is a code or a name, not an id.
+        """
+
+    @abstractmethod
+    def set_fl_kit_slot(self, fl_client_name: str, trust: Trust | None) -> FLKitSlot:
+        """The slot of that name, new if unknown, assigned to the trust (None: to nobody)."""
+
+    @abstractmethod
+    def pull_fl_kit_slots(self) -> list[FLKitSlot]:
+        """All slots, by name."""
+
+    @abstractmethod
+    def pull_trusts_of_slots(self, fl_client_names: Collection[str]) -> dict[str, Trust]:
+        """By slot name: the trust it is assigned to. Unknown and unassigned names are left out."""
+
+    @abstractmethod
+    def set_model_trusts(self, model: FederatedModel, trusts: Sequence[Trust]) -> None:
+        """Approve exactly these trusts for the model."""
+
+    @abstractmethod
+    def pull_model_trusts(self, models: Sequence[FederatedModel]) -> dict[int, list[Trust]]:
+        """By model id: the trusts approved for each, by name; every model is named."""
+
+    @abstractmethod
+    def set_client_trust(self, client: Client, trust: Trust | None) -> Client:
+        """The client, of that trust (None: of none)."""
+
     # --- updates ----------------------------------------------------------------------------------
 
     @abstractmethod
     def add_model_update(self, update: ModelUpdate) -> ModelUpdate:
-        """Insert the update (its `id` is ignored). Raises: AlreadyExists for a submission id that is taken."""
+        """Insert the update (its `id` is ignored).
+
+        Raises: AlreadyExists for a submission id that is taken; ModelDeleted.
+        """
 
     @abstractmethod
     def pull_model_update_w_submission_id(self, submission_id: UUID) -> ModelUpdate | None:
@@ -264,7 +359,10 @@ class BaseMetadataConnector(ABC):
 
     @abstractmethod
     def claim_model(self, model: FederatedModel, lease_ms: int) -> Claim | None:
-        """Raise the model's fence and take its lease; None while somebody else's is live."""
+        """Raise the model's fence and take its lease; None while somebody else's is live, or if the model is deleted.
+
+        A deleted model is claimed only to take back what a dead worker left RUNNING.
+        """
 
     @abstractmethod
     def renew_claim(self, claim: Claim, lease_ms: int, *, updates_done: int = 0, bytes_done: int = 0) -> Claim:
@@ -371,8 +469,42 @@ class BaseMetadataConnector(ABC):
         """Add a typed entry to the model's feed; one that is there already (same `event_id`) is left."""
 
     @abstractmethod
-    def pull_logs(self, model: FederatedModel, *, after_id: int = 0, limit: int = 100) -> list[LogEntry]:
-        """The model's feed by ascending id, `limit` entries after `after_id`."""
+    def add_logs(self, entries: Sequence[NewLog]) -> list[Kept]:
+        """Add entries to the feeds of any models, in this order; what became of each.
+
+        Each `event_id` is kept once. A repeat of the same changes nothing; with other content it is a CONFLICT (the
+        trust, and a run that was not named, are found by the hub and not compared). A model's entries become visible
+        in the order of their ids: who reads on from the last id it saw misses none.
+        """
+
+    @abstractmethod
+    def add_metrics(self, metrics: Sequence[NewMetric]) -> list[Kept]:
+        """Add points to the metrics of any models; what became of each, as of `add_logs`."""
+
+    @abstractmethod
+    def pull_logs(
+        self,
+        model: FederatedModel,
+        *,
+        after_id: int = 0,
+        limit: int = 100,
+        run_id: WhichRun = ALL,
+        newest_first: bool = False,
+    ) -> list[LogEntry]:
+        """The model's feed by ascending id, `limit` entries after `after_id`; or the newest of them, newest first."""
+
+    @abstractmethod
+    def pull_metrics(self, model: FederatedModel, *, run_id: WhichRun = ALL) -> list[Metric]:
+        """The model's points in the order of their arrival."""
+
+    @abstractmethod
+    def pull_progress_facts(self, model: FederatedModel, run_id: UUID | None) -> ProgressFacts:
+        """What the feed says of that run's rounds (None: of the run that nobody named)."""
+
+    @abstractmethod
+    def pull_silent_models(self, now: datetime) -> list[tuple[FederatedModel, datetime]]:
+        """Models whose run is under way and has written no log and no metric for longer than their `silence_timeout`,
+        with the time it was last heard of. A model whose round a worker holds is not silent."""
 
     @abstractmethod
     def add_audit(self, model: FederatedModel, action: AuditAction, user_id: str | None = None) -> None:

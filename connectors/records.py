@@ -1,7 +1,8 @@
 """What the hub remembers, as plain values.
 
 Connectors hand these out and take them in; nothing here knows a database. A record is a snapshot: it does not
-change when its row does, so a decision that must hold is made on the row itself, by a guarded update.
+change when its row does, so a decision that must hold is made on the row itself, by a guarded update. Its length is
+that of what is remembered: one class a thing.
 """
 
 from __future__ import annotations
@@ -9,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from enum import StrEnum
-from typing import Any
+from enum import Enum, StrEnum
+from typing import Any, Final, Literal
 from uuid import UUID
 
 
@@ -89,6 +90,25 @@ class AuditAction(StrEnum):
     ERROR = "ERROR"
 
 
+class Kept(StrEnum):
+    """What became of an entry that carries an `event_id`."""
+
+    NEW = "NEW"
+    REPEATED = "REPEATED"  # it is there already
+    CONFLICT = "CONFLICT"  # that event_id is there with other content: nothing was written
+    DELETED = "DELETED"  # its model accepts nothing more: nothing was written
+
+
+class AllRuns(Enum):
+    """Reads of feed and metrics: whatever the run; None is the run that nobody named."""
+
+    ALL = "all"
+
+
+ALL: Final = AllRuns.ALL
+WhichRun = UUID | None | Literal[AllRuns.ALL]
+
+
 # One tensor of a model: (name, shape, dtype), dtype by its safetensors name (F32, BF16, I64, …).
 TensorSpec = tuple[str, tuple[int, ...], str]
 
@@ -137,6 +157,7 @@ class FederatedModel:
     score_metric: str | None = None  # the number in clients' validation results that makes an aggregate the best
     score_mode: str = "max"  # whether more of it is better: max or min
     patience: int | None = None  # after so many aggregates without a better one, aggregation pauses; None: never
+    silence_timeout: float | None = None  # seconds after which a run that says nothing is given up; None: never
     # What an update must look like: set by the initial artifact, else by the first accepted update.
     tensors: tuple[TensorSpec, ...] | None = None
 
@@ -279,6 +300,67 @@ class OutboxMessage:
 
 
 @dataclass(frozen=True, slots=True)
+class Trust:
+    """An institution. Shown by its code, else by its name."""
+
+    id: int
+    uuid: UUID
+    name: str
+    code: str | None = None
+
+    @property
+    def label(self) -> str:
+        """What people read; another trust's name may be the same: tell trusts apart by id."""
+        return self.code or self.name
+
+
+@dataclass(frozen=True, slots=True)
+class FLKitSlot:
+    """The name by which FL servers report a trust's client; None: nobody's at present."""
+
+    id: int
+    fl_client_name: str
+    trust_id: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRun:
+    """One training attempt of a model that has a name."""
+
+    model_id: int
+    run_id: UUID
+    number: int  # from 1 a model, in the order they began
+    status: ModelStatus  # the last it reached
+    started_at: datetime | None = None
+    finished_at: datetime | None = None  # its end, or the moment the next one began
+
+
+@dataclass(frozen=True, slots=True)
+class StatusChange:
+    """What a status did: the model as it stands now, and why nothing changed if nothing did."""
+
+    model: FederatedModel
+    changed: bool
+    reason: str = ""  # one of connectors.run_states.Ignored; empty if it changed, or if nothing was asked for
+
+
+@dataclass(frozen=True, slots=True)
+class NewLog:
+    """An entry to be added to a model's feed: a typed event or free text."""
+
+    model_id: int
+    event_id: UUID
+    run_id: UUID | None = None  # None: the run that the model is in when it is written
+    event_type: str | None = None
+    log: str | None = None
+    success: bool = True
+    trust_id: int | None = None
+    fl_client_name: str | None = None
+    global_round: int | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class LogEntry:
     """One row of a model's feed."""
 
@@ -290,6 +372,63 @@ class LogEntry:
     global_round: int | None
     details: Mapping[str, Any]
     created_at: datetime | None = None
+    event_id: UUID | None = None
+    run_id: UUID | None = None
+    trust_id: int | None = None
+    fl_client_name: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewMetric:
+    """A point to be added to a model's metrics."""
+
+    model_id: int
+    event_id: UUID
+    run_id: UUID | None = None  # None: the run that the model is in when it is written
+    trust_id: int | None = None
+    fl_client_name: str | None = None
+    label: str
+    x_label: str
+    x_value: float
+    result: float
+    global_round: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metric:
+    """One point of one series of one plot."""
+
+    id: int
+    model_id: int
+    event_id: UUID | None
+    run_id: UUID | None
+    trust_id: int | None
+    fl_client_name: str | None
+    label: str
+    x_label: str
+    x_value: float
+    result: float
+    global_round: int
+    created_at: datetime | None = None
+
+
+# Who an entry is about: a trust's row id, or the reported name where no trust stands behind it.
+Sender = int | str
+
+
+@dataclass(frozen=True, slots=True)
+class ProgressFacts:
+    """What a run's feed says of its rounds: maxima and first times, so duplicates and disorder change nothing."""
+
+    total_rounds: int | None  # the largest that a start of these 20 named; None: none did
+    started_round: int  # the newest that was started; 0: none
+    aggregated_round: int
+    # (round, first start, first aggregate) of the 20 newest rounds, ascending.
+    round_times: tuple[tuple[int, datetime | None, datetime | None], ...]
+    returned: Mapping[Sender, int]  # the newest round each sender returned a result in
+    # The newest round each sender failed or left in; of a report that names no round, the newest that had been started.
+    dropped: Mapping[Sender, int]
+    last_event_at: datetime | None  # of logs and metrics
 
 
 @dataclass(frozen=True, slots=True)

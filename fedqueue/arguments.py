@@ -34,6 +34,7 @@ class PolicyFields(TypedDict, total=False):
     score_mode: Literal["max", "min"]
     patience: int | None
     max_norm: float | None
+    silence_timeout: float | None
 
 
 def as_message(kind: type[M], **fields: Any) -> M:

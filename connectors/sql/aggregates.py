@@ -58,7 +58,7 @@ class Aggregates(Claims):
         self._session("post_new_model_aggregate")
         claim = claim or self._claim_of(model.id)
         head = 0 if parent_agg is None else parent_agg.number
-        # Whoever holds an older fence, or expects another head, posts nothing.
+        # Whoever holds an older fence, or expects another head, posts nothing; nor does anybody under a deleted model.
         self._fenced(claim, "the post", expected_head=head, head=head + 1, lease_until=None)
         row = ModelAggregateRow(
             model_id=model.id,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import select, update
+from sqlalchemy import exists, select, update
 
 from connectors.errors import ClaimLost, ModelIsClaimed, TransitionRefused
 from connectors.records import Claim, FederatedModel, ModelUpdate, Round, RoundState, UpdateStatus
@@ -31,6 +31,9 @@ class Claims(Updates):
             .where(
                 FederatedModelRow.id == model.id,
                 FederatedModelRow.lease_until.is_(None) | (FederatedModelRow.lease_until < now_ms()),
+                # A deleted model begins no round: only what a dead worker left RUNNING is still taken back.
+                FederatedModelRow.deleted.is_(False)
+                | exists().where(ModelUpdateRow.model_id == model.id, ModelUpdateRow.status == UpdateStatus.RUNNING),
             )
             .values(fence=FederatedModelRow.fence + 1, lease_until=now_ms() + lease_ms),
         )
@@ -149,12 +152,14 @@ class Claims(Updates):
         return to_model(row)
 
     def _fenced(self, claim: Claim, during: str, *, expected_head: int | None = None, **values: object) -> None:
-        """Write to the model's row if its fence (and head) are still as the claim has them. Raises: ClaimLost."""
+        """Write to the model's row if its fence is still the claim's; with a head, if that is expected and the model
+        not deleted. Raises: ClaimLost.
+        """
         statement = update(FederatedModelRow).where(
             FederatedModelRow.id == claim.model_id, FederatedModelRow.fence == claim.fence
         )
         if expected_head is not None:
-            statement = statement.where(FederatedModelRow.head == expected_head)
+            statement = statement.where(FederatedModelRow.head == expected_head, FederatedModelRow.deleted.is_(False))
         statement = statement.values(**values)
         if self._changed("a fenced write", statement) != 1:
             raise ClaimLost(claim, during)

@@ -11,9 +11,11 @@ from connectors.sql.feed import Feed
 from connectors.sql.migrate import downgrade, newest_revision, revision_of, upgrade
 from connectors.sql.models import Models
 from connectors.sql.overview import Overviews
+from connectors.sql.progress import Progress
+from connectors.sql.service import Service
 
 
-class SqlAlchemyMetadataConnector(Models, Aggregates, Feed, Overviews):
+class SqlAlchemyMetadataConnector(Models, Aggregates, Service, Feed, Progress, Overviews):
     """Everything the hub remembers, in SQLite, PostgreSQL or MariaDB.
 
     `SqlAlchemyMetadataConnector(url)`; the schema is made by `update_database()`.

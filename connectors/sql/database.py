@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from sqlalchemy import CursorResult, Executable, Select
 from sqlalchemy.exc import DBAPIError, IntegrityError
@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from connectors.errors import DatabaseUnavailable, TransactionRequired
 from connectors.metadata import BaseMetadataConnector, Transaction
-from connectors.sql.engine import for_reading, is_passing, open_engine
+from connectors.sql.engine import for_reading, is_passing, is_unique, open_engine
 from connectors.sql.rows import Base
 
 T = TypeVar("T")
@@ -128,7 +128,7 @@ class Database(BaseMetadataConnector):
                 session.add(row)
                 session.flush()
         except IntegrityError as error:
-            if not _is_unique(error):
+            if not is_unique(error):
                 raise
             return None
         return row
@@ -143,12 +143,3 @@ class Database(BaseMetadataConnector):
             raise
         except PoolTimeout as error:
             raise DatabaseUnavailable(f"no database connection became free: {error}") from error
-
-
-def _is_unique(error: IntegrityError) -> bool:
-    cause: Any = error.orig
-    return (
-        getattr(cause, "sqlstate", None) == "23505"
-        or "UNIQUE constraint failed" in str(cause)
-        or (bool(getattr(cause, "args", ())) and cause.args[0] == 1062)
-    )

@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import DBAPIError, InvalidatePoolError
+from sqlalchemy.exc import DBAPIError, IntegrityError, InvalidatePoolError
 
 # Retried as whole transactions: serialization failure, deadlock, lost connection, server shutting down or starting.
 _POSTGRESQL = re.compile(r"40001|40P01|08...|57P0.")
@@ -104,3 +104,13 @@ def is_passing(error: DBAPIError) -> bool:
     if type(cause).__module__.startswith("pymysql"):
         return bool(cause and cause.args and cause.args[0] in {*_MARIADB, 2003})
     return any(words in str(cause) for words in _SQLITE)
+
+
+def is_unique(error: IntegrityError) -> bool:
+    """Whether a value that must be unique was taken."""
+    cause: Any = error.orig
+    return (
+        getattr(cause, "sqlstate", None) == "23505"
+        or "UNIQUE constraint failed" in str(cause)
+        or (bool(getattr(cause, "args", ())) and cause.args[0] == 1062)
+    )

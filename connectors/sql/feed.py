@@ -1,4 +1,4 @@
-"""What others are told: a model's feed and audit, follow-ups waiting to leave, refused messages."""
+"""What others are told: a model's feed, metrics and audit, follow-ups waiting to leave, refused messages."""
 
 from __future__ import annotations
 
@@ -8,15 +8,28 @@ from uuid import UUID
 
 from sqlalchemy import select, update
 
-from connectors.records import AuditAction, DeadLetter, FederatedModel, LogEntry, OutboxMessage
+from connectors.records import (
+    ALL,
+    AuditAction,
+    DeadLetter,
+    FederatedModel,
+    Kept,
+    LogEntry,
+    Metric,
+    NewLog,
+    NewMetric,
+    OutboxMessage,
+    WhichRun,
+)
 from connectors.sql.database import Database
-from connectors.sql.mapping import to_dead_letter, to_log, to_outbox_message
-from connectors.sql.rows import AuditRow, DeadLetterRow, LogRow, OutboxRow
+from connectors.sql.entries import keep_logs, keep_metrics
+from connectors.sql.mapping import to_dead_letter, to_log, to_metric, to_outbox_message
+from connectors.sql.rows import AuditRow, DeadLetterRow, LogRow, MetricRow, OutboxRow
 from connectors.sql.rows.base import now
 
 
 class Feed(Database):
-    """The connector's part for logs, audit, outbox and dead letters."""
+    """The connector's part for logs, metrics, audit, outbox and dead letters."""
 
     def add_log(
         self,
@@ -28,20 +41,37 @@ class Feed(Database):
         global_round: int | None = None,
         details: Mapping[str, Any] | None = None,
     ) -> None:
-        row = LogRow(
-            event_id=event_id,
-            model_id=model.id,
-            run_id=model.run_id,
-            event_type=event_type,
-            success=success,
-            global_round=global_round,
-            details=dict(details or {}),
+        entry = NewLog(
+            model.id, event_id, None, event_type, success=success, global_round=global_round, details=details or {}
         )
-        self._added("add_log", row)
+        self.add_logs([entry])
 
-    def pull_logs(self, model: FederatedModel, *, after_id: int = 0, limit: int = 100) -> list[LogEntry]:
+    def add_logs(self, entries: Sequence[NewLog]) -> list[Kept]:
+        return keep_logs(self._session("add_logs"), entries)
+
+    def add_metrics(self, metrics: Sequence[NewMetric]) -> list[Kept]:
+        return keep_metrics(self._session("add_metrics"), metrics)
+
+    def pull_logs(
+        self,
+        model: FederatedModel,
+        *,
+        after_id: int = 0,
+        limit: int = 100,
+        run_id: WhichRun = ALL,
+        newest_first: bool = False,
+    ) -> list[LogEntry]:
         statement = select(LogRow).where(LogRow.model_id == model.id, LogRow.id > after_id)
-        return [to_log(row) for row in self._all(statement.order_by(LogRow.id).limit(limit))]
+        if run_id is not ALL:
+            statement = statement.where(LogRow.run_id == run_id)
+        order = LogRow.id.desc() if newest_first else LogRow.id
+        return [to_log(row) for row in self._all(statement.order_by(order).limit(limit))]
+
+    def pull_metrics(self, model: FederatedModel, *, run_id: WhichRun = ALL) -> list[Metric]:
+        statement = select(MetricRow).where(MetricRow.model_id == model.id)
+        if run_id is not ALL:
+            statement = statement.where(MetricRow.run_id == run_id)
+        return [to_metric(row) for row in self._all(statement.order_by(MetricRow.id))]
 
     def add_audit(self, model: FederatedModel, action: AuditAction, user_id: str | None = None) -> None:
         session = self._session("add_audit")

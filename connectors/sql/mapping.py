@@ -9,9 +9,12 @@ from connectors.records import (
     DataFormat,
     DeadLetter,
     FederatedModel,
+    FLKitSlot,
     LogEntry,
+    Metric,
     ModelAggregate,
     ModelArtifact,
+    ModelRun,
     ModelStatus,
     ModelUpdate,
     OutboxMessage,
@@ -19,6 +22,7 @@ from connectors.records import (
     Round,
     RoundState,
     TensorSpec,
+    Trust,
     UpdateStatus,
 )
 from connectors.sql.rows import (
@@ -26,12 +30,16 @@ from connectors.sql.rows import (
     ClientRow,
     DeadLetterRow,
     FederatedModelRow,
+    FLKitSlotRow,
     LogRow,
+    MetricRow,
     ModelAggregateRow,
     ModelArtifactRow,
+    ModelRunRow,
     ModelUpdateRow,
     OutboxRow,
     RoundRow,
+    TrustRow,
 )
 
 
@@ -58,6 +66,7 @@ def to_model(row: FederatedModelRow) -> FederatedModel:
         score_metric=row.score_metric,
         score_mode=row.score_mode,
         patience=row.patience,
+        silence_timeout=row.silence_timeout,
         tensors=_to_tensors(row.tensors),
         allow_aggregation=row.allow_aggregation,
         status=ModelStatus(row.status),
@@ -187,6 +196,50 @@ def to_log(row: LogRow) -> LogEntry:
         global_round=row.global_round,
         details=row.details,
         created_at=row.created_at,
+        event_id=row.event_id,
+        run_id=row.run_id,
+        trust_id=row.trust_id,
+        fl_client_name=row.fl_client_name,
+    )
+
+
+def to_metric(row: MetricRow) -> Metric:
+    """A Metric as its row stands."""
+    return Metric(
+        id=row.id,
+        model_id=row.model_id,
+        event_id=row.event_id,
+        run_id=row.run_id,
+        trust_id=row.trust_id,
+        fl_client_name=row.fl_client_name,
+        label=row.label,
+        x_label=row.x_label,
+        x_value=row.x_value,
+        result=row.result,
+        global_round=row.global_round,
+        created_at=row.created_at,
+    )
+
+
+def to_trust(row: TrustRow) -> Trust:
+    """A Trust as its row stands."""
+    return Trust(id=row.id, uuid=row.uuid, name=row.name, code=row.code)
+
+
+def to_slot(row: FLKitSlotRow) -> FLKitSlot:
+    """An FLKitSlot as its row stands."""
+    return FLKitSlot(id=row.id, fl_client_name=row.fl_client_name, trust_id=row.trust_id)
+
+
+def to_run(row: ModelRunRow) -> ModelRun:
+    """A ModelRun as its row stands."""
+    return ModelRun(
+        model_id=row.model_id,
+        run_id=row.run_id,
+        number=row.number,
+        status=ModelStatus(row.status),
+        started_at=row.started_at,
+        finished_at=row.finished_at,
     )
 
 

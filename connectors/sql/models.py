@@ -59,8 +59,9 @@ class Models(Database):
 
     def lock_model(self, model: FederatedModel) -> FederatedModel:
         self._session("lock_model")
-        # SQLite knows no FOR UPDATE and needs none: BEGIN IMMEDIATE has locked the whole database.
-        statement = select(FederatedModelRow).where(FederatedModelRow.id == model.id).with_for_update()
+        # SQLite knows no FOR UPDATE and needs none: BEGIN IMMEDIATE has locked the whole database. PostgreSQL: FOR NO
+        # KEY UPDATE, one at a time, beside those who only share the row to write metrics under it.
+        statement = select(FederatedModelRow).where(FederatedModelRow.id == model.id).with_for_update(key_share=True)
         row = self._first(statement)
         assert row is not None, f"model {model.id} has no row: rows of models are never removed"
         return to_model(row)

@@ -10,7 +10,7 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, Select, Update, func, select, update
 from sqlalchemy.orm import aliased
 
-from connectors.errors import AlreadyExists, TransitionRefused
+from connectors.errors import AlreadyExists, ModelDeleted, TransitionRefused
 from connectors.records import (
     FederatedModel,
     ModelAggregate,
@@ -31,6 +31,10 @@ class Updates(Database):
     """The connector's part for updates."""
 
     def add_model_update(self, update: ModelUpdate) -> ModelUpdate:
+        # Shared until the end: deletion waits, so none comes in behind it.
+        shared = select(FederatedModelRow.deleted).where(FederatedModelRow.id == update.model_id)
+        if self._session("add_model_update").scalar(shared.with_for_update(read=True, key_share=True)):
+            raise ModelDeleted(update.model_id)
         row = ModelUpdateRow(
             model_id=update.model_id,
             client_id=update.client_id,

@@ -46,6 +46,11 @@ class Policy(Message):
         default=None, description="After so many scored aggregates without a better one, aggregation pauses."
     )
     max_norm: float | None = Field(default=None, gt=0, description="An update of a larger L2 norm is refused.")
+    silence_timeout: float | None = Field(
+        default=None,
+        gt=0,
+        description="A run that sends nothing for so many seconds is given up as ERROR; null: never.",
+    )
 
 
 class CreateModel(Policy):
@@ -123,6 +128,7 @@ class ModelView(View):
     score_metric: str | None = None
     score_mode: str = "max"
     patience: int | None = None
+    silence_timeout: float | None = None
     best_aggregate: int | None = Field(default=None, description="Id of the aggregate with the best validation score.")
     data_format: str
     status: str

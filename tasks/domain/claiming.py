@@ -64,6 +64,8 @@ def begin_round(hub: Hub, model_id: int, transaction: Transaction) -> Begun | No
         return NotBegun("unknown", f"there is no model {model_id}")
     claim = metadata.claim_model(found, lease_ms(hub))
     if claim is None:
+        if found.deleted:
+            return NotBegun("deleted")
         return NotBegun("claimed", "another worker has a round of this model under way")
     model = metadata.lock_model(found)
     dead = metadata.pull_model_updates_of_dead_claims(claim)

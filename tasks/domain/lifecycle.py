@@ -4,26 +4,7 @@ from __future__ import annotations
 
 from connectors.metadata import BaseMetadataConnector
 from connectors.records import AuditAction, FederatedModel, ModelStatus
-
-_FORWARD = (
-    ModelStatus.PENDING,
-    ModelStatus.INITIATED,
-    ModelStatus.PREPARED,
-    ModelStatus.RUNNING,
-)
-_RESULTS = (ModelStatus.RESULTS_UPLOADED, ModelStatus.RESULTS_UPLOAD_FAILED)
-_ENDED = (ModelStatus.ERROR, ModelStatus.STOPPED)
-
-FINAL = frozenset({*_RESULTS, *_ENDED})
-
-
-def may_become(status: ModelStatus, to: ModelStatus) -> bool:
-    """Whether a run in `status` moves on to `to`: forward along the chain, skips allowed, or out of it."""
-    if status not in _FORWARD:
-        return False
-    if to in _FORWARD:
-        return _FORWARD.index(to) > _FORWARD.index(status)
-    return True
+from connectors.run_states import may_become
 
 
 def advance(

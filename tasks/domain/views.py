@@ -33,6 +33,7 @@ def view_model(hub: Hub, model: FederatedModel) -> ModelView:
         score_metric=model.score_metric,
         score_mode=model.score_mode,
         patience=model.patience,
+        silence_timeout=model.silence_timeout,
         best_aggregate=model.best_aggregate_id,
         data_format=model.data_format,
         status=model.status,

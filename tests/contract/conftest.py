@@ -14,7 +14,7 @@ import pytest
 
 from connectors.memory import InMemoryMetadataConnector
 from connectors.metadata import BaseMetadataConnector
-from connectors.records import AggregateResult, BlobRef, FederatedModel, ModelUpdate
+from connectors.records import AggregateResult, BlobRef, FederatedModel, ModelUpdate, Trust
 from connectors.sql.connector import SqlAlchemyMetadataConnector
 from tests.contract.waiting_bench import OTHERS, Bench
 from tests.debian_servers import fresh_mariadb_database, mariadb_server, rabbitmq_server
@@ -102,6 +102,16 @@ class World:
         found = self.connector.pull_federated_model_w_id(model.id)
         assert found is not None
         return found
+
+    def delete(self, *models: FederatedModel, user_id: str | None = "u1") -> int:
+        """How many of the models were deleted now."""
+        with self.connector.transaction():
+            return self.connector.delete_federated_models(models, user_id)
+
+    def trust(self, name: str, code: str | None = None) -> Trust:
+        """An institution."""
+        with self.connector.transaction():
+            return self.connector.add_trust(Trust(0, uuid4(), name, code))
 
     def post(self, model: FederatedModel) -> Any:
         """One whole round over everything that is ready, the way FMA's callers do it."""

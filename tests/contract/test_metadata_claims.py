@@ -201,9 +201,12 @@ def test_the_poll_leaves_models_that_may_not_aggregate(
     connector: BaseMetadataConnector, world: Any, policy: dict[str, Any]
 ) -> None:
     """`not Model.deleted` once compiled to WHERE false and found nothing: the open one must be there (DESIGN 11)."""
-    closed, open_model = world.model(**policy), world.model()
+    deleted = policy.get("deleted", False)
+    closed, open_model = world.model(**({} if deleted else policy)), world.model()
     world.update(closed)
     world.update(open_model)
+    if deleted:
+        world.delete(closed)
     assert connector.pull_models_to_aggregate() == [open_model.id]
 
 

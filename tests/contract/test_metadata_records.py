@@ -45,6 +45,7 @@ def test_a_model_comes_back_as_it_was_given(connector: BaseMetadataConnector, wo
         score_metric="accuracy",
         score_mode="min",
         patience=4,
+        silence_timeout=90.5,
         tensors=(("w", (3, 2), "F32"), ("b", (), "BF16")),
         status=ModelStatus.RUNNING,
         run_id=uuid4(),

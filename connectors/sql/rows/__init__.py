@@ -12,7 +12,15 @@ from connectors.sql.rows.federated import (
     ModelUpdateRow,
     RoundRow,
 )
-from connectors.sql.rows.service import AuditRow, FLKitSlotRow, LogRow, MetricRow, ModelTrustRow, TrustRow
+from connectors.sql.rows.service import (
+    AuditRow,
+    FLKitSlotRow,
+    LogRow,
+    MetricRow,
+    ModelRunRow,
+    ModelTrustRow,
+    TrustRow,
+)
 
 __all__ = [
     "AuditRow",
@@ -27,6 +35,7 @@ __all__ = [
     "ModelAggregateRow",
     "ModelArtifactRow",
     "ModelClientRow",
+    "ModelRunRow",
     "ModelTrustRow",
     "ModelUpdateRow",
     "OutboxRow",

@@ -51,6 +51,7 @@ class FederatedModelRow(Base):
     score_metric: Mapped[str | None] = mapped_column(String(100))
     score_mode: Mapped[str] = mapped_column(String(3), server_default="max")
     patience: Mapped[int | None]
+    silence_timeout: Mapped[float | None] = mapped_column(Double)
     tensors: Mapped[Any | None] = mapped_column(Json)
 
     allow_aggregation: Mapped[bool] = mapped_column(Boolean)

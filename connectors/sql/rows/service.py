@@ -1,4 +1,4 @@
-"""FLIP's entities: trusts and their slots, a model's feed of logs, its metrics, and who changed what."""
+"""FLIP's entities: trusts and their slots, a model's runs, feed and metrics, and who changed what."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Boolean, CheckConstraint, Double, ForeignKey, Index, String, Text
+from sqlalchemy import Boolean, CheckConstraint, Double, ForeignKey, Index, String, Text, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
-from connectors.records import AuditAction
+from connectors.records import AuditAction, ModelStatus
 from connectors.sql.rows.base import Base, BigId, RowId, now, one_of
 
 
@@ -65,6 +65,7 @@ class LogRow(Base):
     __table_args__ = (
         CheckConstraint("(event_type IS NULL) <> (log IS NULL)", name="typed_xor_text"),
         Index("ix_model_log_model_id", "model_id", "id"),
+        Index("ix_model_log_run", "model_id", "run_id", "id"),
     )
 
 
@@ -78,6 +79,7 @@ class MetricRow(Base):
     model_id: Mapped[int] = mapped_column(BigId, ForeignKey("federated_model.id"))
     run_id: Mapped[UUID | None]
     trust_id: Mapped[int | None] = mapped_column(BigId, ForeignKey("trust.id"))
+    fl_client_name: Mapped[str | None] = mapped_column(String(200))
     label: Mapped[str] = mapped_column(String(200))
     x_label: Mapped[str] = mapped_column(String(64))
     x_value: Mapped[float] = mapped_column(Double)
@@ -85,7 +87,28 @@ class MetricRow(Base):
     global_round: Mapped[int]
     created_at: Mapped[datetime] = mapped_column(default=now)
 
-    __table_args__ = (Index("ix_model_metric_model_id", "model_id", "label", "id"),)
+    __table_args__ = (Index("ix_model_metric_run", "model_id", "run_id", "id"),)
+
+
+class ModelRunRow(Base):
+    """One training attempt of a model, under the id that an FL server or the hub gave it."""
+
+    __tablename__ = "model_run"
+
+    id: Mapped[RowId]
+    model_id: Mapped[int] = mapped_column(BigId, ForeignKey("federated_model.id"))
+    run_id: Mapped[UUID]
+    number: Mapped[int]
+    status: Mapped[str] = mapped_column(String(30))
+    started_at: Mapped[datetime] = mapped_column(default=now)
+    finished_at: Mapped[datetime | None]
+
+    __table_args__ = (
+        UniqueConstraint("model_id", "run_id"),
+        UniqueConstraint("model_id", "number"),
+        CheckConstraint(one_of("status", ModelStatus), name="status"),
+        CheckConstraint("number >= 1", name="number"),
+    )
 
 
 class AuditRow(Base):

@@ -1,0 +1,142 @@
+"""Entries of feed and metrics, written by the batch: each `event_id` once, whoever else writes at the same moment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+from uuid import UUID
+
+from sqlalchemy import Select, insert, select
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from connectors.records import Kept, LogEntry, Metric, NewLog, NewMetric
+from connectors.repeats import first_of_each, is_same_log, is_same_metric, what_became
+from connectors.sql.engine import is_unique
+from connectors.sql.mapping import to_log, to_metric
+from connectors.sql.rows import FederatedModelRow, LogRow, MetricRow
+from connectors.sql.rows.base import now
+
+New = TypeVar("New", NewLog, NewMetric)
+Standing = TypeVar("Standing", LogEntry, Metric)
+
+# Values bound in one question: below what any of the databases takes.
+_AT_ONCE = 1000
+_TRIES = 5
+
+
+def keep_logs(session: Session, entries: Sequence[NewLog]) -> list[Kept]:
+    """Write the entries that are new, in this order; what became of each.
+
+    The models' rows stay locked until the transaction ends, so that a model's entries become visible in the order of
+    their ids; deletion waits for them.
+    """
+    runs = _live_models(session, entries, select(FederatedModelRow).with_for_update(key_share=True))
+    return _keep(session, LogRow, entries, runs, _log_values, to_log, is_same_log)
+
+
+def keep_metrics(session: Session, metrics: Sequence[NewMetric]) -> list[Kept]:
+    """Write the points that are new, in this order; what became of each.
+
+    The models' rows are shared until the transaction ends: others write under them at the same time, and only their
+    deletion waits.
+    """
+    runs = _live_models(session, metrics, select(FederatedModelRow).with_for_update(read=True, key_share=True))
+    return _keep(session, MetricRow, metrics, runs, _metric_values, to_metric, is_same_metric)
+
+
+def _live_models(
+    session: Session, entries: Sequence[NewLog | NewMetric], locked: Select[FederatedModelRow]
+) -> dict[int, UUID | None]:
+    """By id, the present run of each model that is not deleted; locked by ascending id: no two wait in a ring."""
+    ids = sorted({entry.model_id for entry in entries})
+    columns = (FederatedModelRow.id, FederatedModelRow.run_id, FederatedModelRow.deleted)
+    live = {}
+    for start in range(0, len(ids), _AT_ONCE):
+        statement = locked.with_only_columns(*columns).where(FederatedModelRow.id.in_(ids[start : start + _AT_ONCE]))
+        for model_id, run_id, deleted in session.execute(statement.order_by(FederatedModelRow.id)):
+            if not deleted:
+                live[model_id] = run_id
+    return live
+
+
+def _log_values(entry: NewLog, run_id: UUID | None) -> dict[str, Any]:
+    return {
+        "event_id": entry.event_id,
+        "model_id": entry.model_id,
+        "run_id": entry.run_id or run_id,
+        "trust_id": entry.trust_id,
+        "fl_client_name": entry.fl_client_name,
+        "event_type": entry.event_type,
+        "log": entry.log,
+        "success": entry.success,
+        "global_round": entry.global_round,
+        "details": dict(entry.details),
+    }
+
+
+def _metric_values(metric: NewMetric, run_id: UUID | None) -> dict[str, Any]:
+    return {
+        "event_id": metric.event_id,
+        "model_id": metric.model_id,
+        "run_id": metric.run_id or run_id,
+        "trust_id": metric.trust_id,
+        "fl_client_name": metric.fl_client_name,
+        "label": metric.label,
+        "x_label": metric.x_label,
+        "x_value": metric.x_value,
+        "result": metric.result,
+        "global_round": metric.global_round,
+    }
+
+
+def _keep(
+    session: Session,
+    row: type[LogRow] | type[MetricRow],
+    entries: Sequence[New],
+    runs: Mapping[int, UUID | None],
+    to_values: Callable[[New, UUID | None], dict[str, Any]],
+    to_record: Callable[[Any], Any],
+    is_same: Callable[[New, Any], bool],
+) -> list[Kept]:
+    firsts = first_of_each(entries, runs)
+    made = now()
+    values = [to_values(first, runs[first.model_id]) | {"created_at": made} for first in firsts.values()]
+    written = _insert_new(session, row.__table__, values) if values else set()
+    standing = {}
+    for some in _pages([event_id for event_id in firsts if event_id not in written]):
+        for found in session.scalars(select(row).where(row.event_id.in_(some))):
+            record = to_record(found)
+            standing[record.event_id] = record
+    return what_became(entries, runs, standing, is_same)
+
+
+def _insert_new(session: Session, table: Any, values: list[dict[str, Any]]) -> set[UUID]:
+    """Insert those whose event is not there yet; their event ids."""
+    dialect = session.connection().dialect.name
+    if dialect in ("postgresql", "sqlite"):
+        insert_into = postgresql.insert(table) if dialect == "postgresql" else sqlite.insert(table)
+        statement = insert_into.on_conflict_do_nothing(index_elements=["event_id"]).returning(table.c.event_id)
+        return set(session.scalars(statement, values))
+    # MariaDB: its INSERT IGNORE would also cut what is too long. So look, insert the rest, and look again if
+    # somebody else was quicker.
+    for attempt in range(1, _TRIES + 1):
+        there: set[UUID] = set()
+        for some in _pages([value["event_id"] for value in values]):
+            there.update(session.scalars(select(table.c.event_id).where(table.c.event_id.in_(some))))
+        missing = [value for value in values if value["event_id"] not in there]
+        try:
+            with session.begin_nested():
+                if missing:
+                    session.execute(insert(table), missing)
+        except IntegrityError as error:
+            if not is_unique(error) or attempt == _TRIES:
+                raise
+            continue
+        return {value["event_id"] for value in missing}
+    raise AssertionError("unreachable")
+
+
+def _pages(ids: Sequence[UUID]) -> list[Sequence[UUID]]:
+    return [ids[start : start + _AT_ONCE] for start in range(0, len(ids), _AT_ONCE)]
