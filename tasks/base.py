@@ -31,22 +31,19 @@ _LONGEST_REST = 5.0  # in the process itself, which does nothing else meanwhile
 _LONGEST_FIELD = 200  # characters, as dead letters keep it: a field may be named by its sender
 
 
-def hub_task(
-    name: str, message_type: type[M], *, judges_entries: bool = False, **options: Any
-) -> Callable[[Callable[[Hub, M], View | None]], Task]:
+def hub_task(name: str, message_type: type[M], **options: Any) -> Callable[[Callable[[Hub, M], View | None]], Task]:
     """Make `work(hub, message)` the task called `name`.
 
     Its only argument is `message_type` as JSON; it returns an Answer as JSON. A message that is no `message_type`, or
     that `work` refuses, is answered with a Rejection, kept as a dead letter and not tried again. While the database,
-    the store or the broker is away, the task comes back after a pause, for as long as it takes. `judges_entries`:
-    the message is a list whose entries `work` judges one by one, their text too.
+    the store or the broker is away, the task comes back after a pause, for as long as it takes.
     """
 
     def decorate(work: Callable[[Hub, M], View | None]) -> Task:
         def run(self: Task, payload: Any) -> dict[str, Any]:
             hub: Hub = self.app.hub
             try:
-                return _answer(hub, name, message_type, payload, work, judges_entries).model_dump(mode="json")
+                return _answer(hub, name, message_type, payload, work).model_dump(mode="json")
             except Unavailable as error:
                 pause = random.uniform(0.1, min(_LONGEST_PAUSE, 0.5 * 2 ** min(self.request.retries, 10)))  # noqa: S311
                 _log.warning("task.postponed", task=name, reason=str(error), pause=round(pause, 2))
@@ -98,15 +95,8 @@ def come_back(task: Task, error: Unavailable, pause: float) -> BaseException:
         return given_back
 
 
-def _answer(
-    hub: Hub,
-    name: str,
-    message_type: type[M],
-    payload: Any,
-    work: Callable[[Hub, M], View | None],
-    judges_entries: bool,
-) -> Answer:
-    message = read_message(message_type, payload, judges_entries=judges_entries)
+def _answer(hub: Hub, name: str, message_type: type[M], payload: Any, work: Callable[[Hub, M], View | None]) -> Answer:
+    message = read_message(message_type, payload)
     if isinstance(message, Rejection):
         return reject(hub, name, payload, message)
     try:
@@ -118,7 +108,7 @@ def _answer(
 
 
 def read_message(message_type: type[M], payload: Any, *, judges_entries: bool = False) -> M | Rejection:
-    """The payload as a message of that type, or why it is none. `judges_entries`: as of `hub_task`."""
+    """The payload as a message of that type, or why it is none. `judges_entries`: their text is left to its work."""
     unstorable = None if judges_entries else find_unstorable_text(payload)
     if unstorable is not None:
         return Rejection(kind="InvalidMessage", field=unstorable[:_LONGEST_FIELD], reason=UNSTORABLE)
