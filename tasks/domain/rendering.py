@@ -8,6 +8,7 @@ sentence, never a reason for it to be missing.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from connectors.records import LogEntry
@@ -115,9 +116,9 @@ def _queue_position(_number: int | None, details: Mapping[str, Any]) -> str:
 
 
 def _run_silent(_number: int | None, details: Mapping[str, Any]) -> str:
-    since, timeout = _line(details.get("since")), _count(details.get("silence_timeout"))
-    text = "Nothing was heard of the run" + (f" since {since}" if since else "")
-    return text if timeout is None else f"{text}: it may be silent for {timeout} s"
+    since, timeout = _moment(details.get("since")), _count(details.get("silence_timeout"))
+    text = "Given up: nothing was heard of the run" + (f" since {since}" if since else "")
+    return text if timeout is None else f"{text} (it may be silent for {timeout} s)"
 
 
 def _early_stop(number: int | None, details: Mapping[str, Any]) -> str:
@@ -176,3 +177,13 @@ def _count(value: Any) -> int | None:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < _LARGEST:
         return None
     return value
+
+
+def _moment(value: Any) -> str:
+    """A time as JSON has it, to the second in UTC; other text as one line."""
+    try:
+        moment = datetime.fromisoformat(_line(value))
+        # Without a zone it could be any: told as it was sent.
+        return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC" if moment.tzinfo else _line(value)
+    except (ValueError, OverflowError):
+        return _line(value)

@@ -104,8 +104,14 @@ def test_an_event_of_a_round_is_a_sentence(event_type: str, details: Mapping[str
         ("RESULTS_UPLOAD_FAILED", {"reason": "no route"}, "Upload of the results failed: no route"),
         (
             "RUN_SILENT",
-            {"since": "12:00", "silence_timeout": 60},
-            "Nothing was heard of the run since 12:00: it may be silent for 60 s",
+            {"since": "2026-11-22T12:00:00.5+00:00", "silence_timeout": 60.0},
+            "Given up: nothing was heard of the run since 2026-11-22 12:00:00 UTC (it may be silent for 60 s)",
+        ),
+        ("RUN_SILENT", {"since": "noon"}, "Given up: nothing was heard of the run since noon"),
+        (
+            "RUN_SILENT",
+            {"since": "9999-12-31T23:59:59-23:00"},
+            "Given up: nothing was heard of the run since 9999-12-31T23:59:59-23:00",
         ),
         ("SOMETHING_NEW", {}, "Something new"),
     ],
