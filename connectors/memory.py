@@ -6,7 +6,7 @@ their own. Its length is the contract's: 40 methods, each as short as it goes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any
 from uuid import UUID
@@ -14,6 +14,7 @@ from uuid import UUID
 from connectors.errors import AlreadyExists, ClaimLost, ModelDeleted, ModelIsClaimed, TransitionRefused
 from connectors.memory_service import MemoryService
 from connectors.memory_tables import insert, moment, next_id
+from connectors.metadata import uuids_among
 from connectors.records import (
     CLAIMABLE_STATUSES,
     AggregateResult,
@@ -108,6 +109,16 @@ class InMemoryMetadataConnector(MemoryService):
                 is_registered = model is None or (model.id, client.id) in self._tables.registrations
                 return client if is_registered else None
         return None
+
+    def pull_federated_models_w_ids(self, model_ids: Collection[UUID]) -> dict[UUID, FederatedModel]:
+        return {model.uuid: model for model in self._tables.models.values() if model.uuid in model_ids}
+
+    def pull_named_clients(self, models: Sequence[FederatedModel], names: Collection[str]) -> dict[int, list[Client]]:
+        asked = {*names, *uuids_among(names)}
+        return {
+            model.id: [c for c in self.pull_model_clients(model) if c.name in asked or c.uuid in asked]
+            for model in models
+        }
 
     def pull_model_clients(self, model: FederatedModel) -> list[Client]:
         return [c for c in self._tables.clients.values() if (model.id, c.id) in self._tables.registrations]

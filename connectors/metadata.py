@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from datetime import datetime
 from inspect import isabstract
 from typing import Any, ClassVar, Protocol, TypeVar
@@ -222,6 +222,15 @@ class BaseMetadataConnector(ABC):
     @abstractmethod
     def pull_model_clients(self, model: FederatedModel) -> list[Client]:
         """The model's registered clients, by ascending id."""
+
+    @abstractmethod
+    def pull_federated_models_w_ids(self, model_ids: Collection[UUID]) -> dict[UUID, FederatedModel]:
+        """By UUID: the models, deleted ones included. Unknown UUIDs are left out."""
+
+    @abstractmethod
+    def pull_named_clients(self, models: Sequence[FederatedModel], names: Collection[str]) -> dict[int, list[Client]]:
+        """By model id: its registered clients with one of those names, or whose UUID is one of them; every model is
+        named."""
 
     # --- runs and deletion (DESIGN 4.2) ------------------------------------------------------------
 
@@ -558,3 +567,12 @@ class BaseMetadataConnector(ABC):
     @abstractmethod
     def pull_named_digests(self, digests: Sequence[str]) -> set[str]:
         """Those of `digests` that some row names: what garbage collection must leave."""
+
+
+def uuids_among(names: Collection[str]) -> list[UUID]:
+    """Those of the names that are UUIDs, however they are written."""
+    found = []
+    for name in names:
+        with suppress(ValueError):
+            found.append(UUID(name))
+    return found

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Select, and_, or_, select, update
 
 from connectors.errors import AlreadyExists
+from connectors.metadata import uuids_among
 from connectors.records import CLAIMABLE_STATUSES, Client, FederatedModel, UpdateStatus
 from connectors.sql.clock import now_ms
 from connectors.sql.database import Database
@@ -96,6 +97,28 @@ class Models(Database):
     def pull_model_clients(self, model: FederatedModel) -> list[Client]:
         rows = self._all(_registered_with(select(ClientRow), model).order_by(ClientRow.id))
         return [to_client(row) for row in rows]
+
+    def pull_federated_models_w_ids(self, model_ids: Collection[UUID]) -> dict[UUID, FederatedModel]:
+        if not model_ids:
+            return {}
+        rows = self._all(select(FederatedModelRow).where(FederatedModelRow.uuid.in_(list(model_ids))))
+        return {row.uuid: to_model(row) for row in rows}
+
+    def pull_named_clients(self, models: Sequence[FederatedModel], names: Collection[str]) -> dict[int, list[Client]]:
+        clients: dict[int, list[Client]] = {model.id: [] for model in models}
+        statement = (
+            select(ModelClientRow.model_id, ClientRow)
+            .join(ClientRow, ClientRow.id == ModelClientRow.client_id)
+            .where(
+                ModelClientRow.model_id.in_(list(clients)),
+                or_(ClientRow.name.in_(list(names)), ClientRow.uuid.in_(uuids_among(names))),
+            )
+            .order_by(ClientRow.id)
+        )
+        with self._reading() as session:
+            for model_id, row in session.execute(statement).all():
+                clients[model_id].append(to_client(row))
+        return clients
 
     def pull_models_to_aggregate(self, limit: int = 1000) -> list[int]:
         has_work = and_(
