@@ -15,7 +15,6 @@ from pydantic import JsonValue
 
 from fedqueue.arguments import Id, PolicyFields, as_message, as_seconds, as_uuid
 from fedqueue.asking import Asking, Rests
-from fedqueue.calls import Calls
 from fedqueue.endpoint import find_endpoint
 from fedqueue.errors import InvalidArgument, RoundNotPosted, Unanswered, UpdateRejected
 from fedqueue.messages import (
@@ -36,6 +35,7 @@ from fedqueue.messages import (
 )
 from fedqueue.messages import names as wire
 from fedqueue.payload import ModelData, SharedStore, lists_of
+from fedqueue.reading_calls import ReadingCalls
 from fedqueue.tensors import Array, read_tensors
 from fedqueue.transport import CeleryTransport, Transport
 
@@ -64,7 +64,7 @@ class FetchedModel:
         return self.latest.aggregate_id
 
 
-class Client(Calls):
+class Client(ReadingCalls):
     """A hub, seen from a service that submits to it.
 
     Without arguments it finds the hub in FEDQUEUE_BROKER_URL, FEDQUEUE_RESULT_URL and FEDQUEUE_STORE_URL, else in the

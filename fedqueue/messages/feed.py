@@ -185,9 +185,10 @@ class PointView(View):
 class SeriesView(View):
     """One trust's points in one run, ascending by x, of equals in order of arrival."""
 
+    sender: str | None = Field(default=None, description="Whose they are, as people say it; null: the model's own.")
     trust: str | None = Field(default=None, description="The trust's code, else its name; null: no trust's.")
     trust_id: UUID | None = None
-    fl_client_name: str | None = Field(default=None, description="Whose they are if no trust's; null: the model's.")
+    fl_client_name: str | None = Field(default=None, description="The client whose they are, if no trust's.")
     run_id: UUID | None = None
     points: list[PointView]
 

@@ -102,7 +102,7 @@ def test_every_task_of_the_wire_contract_is_registered(app: HubCelery) -> None:
     """A task that no module of TASK_MODULES defines would be refused by every worker as unknown."""
     app.loader.import_default_modules()
     contract = {value for name, value in vars(names).items() if name.isupper() and str(value).count(".") == 2}
-    assert len(contract) == 15
+    assert len(contract) > 15  # or nothing would be compared
     assert contract - set(app.tasks) == set()
 
 
