@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Any, TypeVar
 from uuid import UUID
 
-from sqlalchemy import Select, insert, select
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import (
+    Executable,
+    Integer,
+    Select,
+    Table,
+    Text,
+    bindparam,
+    cast,
+    column,
+    func,
+    insert,
+    select,
+)
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -15,11 +29,14 @@ from connectors.records import Kept, LogEntry, Metric, NewLog, NewMetric
 from connectors.repeats import first_of_each, is_same_log, is_same_metric, what_became
 from connectors.sql.engine import is_unique
 from connectors.sql.mapping import to_log, to_metric
-from connectors.sql.rows import FederatedModelRow, LogRow, MetricRow
+from connectors.sql.rows import Base, FederatedModelRow, LogRow, MetricRow
 from connectors.sql.rows.base import now
 
 New = TypeVar("New", NewLog, NewMetric)
 Standing = TypeVar("Standing", LogEntry, Metric)
+
+_LOGS = Base.metadata.tables[LogRow.__tablename__]
+_METRICS = Base.metadata.tables[MetricRow.__tablename__]
 
 # Values bound in one question: below what any of the databases takes.
 _AT_ONCE = 1000
@@ -33,7 +50,7 @@ def keep_logs(session: Session, entries: Sequence[NewLog]) -> list[Kept]:
     their ids; deletion waits for them.
     """
     runs = _live_models(session, entries, select(FederatedModelRow).with_for_update(key_share=True))
-    return _keep(session, LogRow, entries, runs, _log_values, to_log, is_same_log)
+    return _keep(session, _LOGS, entries, runs, _log_values, to_log, is_same_log)
 
 
 def keep_metrics(session: Session, metrics: Sequence[NewMetric]) -> list[Kept]:
@@ -43,7 +60,7 @@ def keep_metrics(session: Session, metrics: Sequence[NewMetric]) -> list[Kept]:
     deletion waits.
     """
     runs = _live_models(session, metrics, select(FederatedModelRow).with_for_update(read=True, key_share=True))
-    return _keep(session, MetricRow, metrics, runs, _metric_values, to_metric, is_same_metric)
+    return _keep(session, _METRICS, metrics, runs, _metric_values, to_metric, is_same_metric)
 
 
 def _live_models(
@@ -93,7 +110,7 @@ def _metric_values(metric: NewMetric, run_id: UUID | None) -> dict[str, Any]:
 
 def _keep(
     session: Session,
-    row: type[LogRow] | type[MetricRow],
+    table: Table,
     entries: Sequence[New],
     runs: Mapping[int, UUID | None],
     to_values: Callable[[New, UUID | None], dict[str, Any]],
@@ -103,24 +120,23 @@ def _keep(
     firsts = first_of_each(entries, runs)
     made = now()
     values = [to_values(first, runs[first.model_id]) | {"created_at": made} for first in firsts.values()]
-    written = _insert_new(session, row.__table__, values) if values else set()
+    written = _insert_new(session, table, values) if values else set()
     standing = {}
     for some in _pages([event_id for event_id in firsts if event_id not in written]):
-        for found in session.scalars(select(row).where(row.event_id.in_(some))):
+        # Columns, not objects: a batch that is delivered again is as large as it was.
+        for found in session.execute(select(*table.columns).where(table.c.event_id.in_(some))):
             record = to_record(found)
             standing[record.event_id] = record
     return what_became(entries, runs, standing, is_same)
 
 
-def _insert_new(session: Session, table: Any, values: list[dict[str, Any]]) -> set[UUID]:
+def _insert_new(session: Session, table: Table, values: list[dict[str, Any]]) -> set[UUID]:
     """Insert those whose event is not there yet; their event ids."""
-    dialect = session.connection().dialect.name
-    if dialect in ("postgresql", "sqlite"):
-        insert_into = postgresql.insert(table) if dialect == "postgresql" else sqlite.insert(table)
-        statement = insert_into.on_conflict_do_nothing(index_elements=["event_id"]).returning(table.c.event_id)
-        return set(session.scalars(statement, values))
-    # MariaDB: its INSERT IGNORE would also cut what is too long. So look, insert the rest, and look again if
-    # somebody else was quicker.
+    if session.connection().dialect.name == "postgresql":
+        entries = json.dumps([{"place": place, **value} for place, value in enumerate(values)], default=str)
+        return set(session.scalars(_statement(table), {"entries": entries}))
+    # MariaDB's INSERT IGNORE would also cut what is too long, and SQLite lets nobody in between: look, insert the rest,
+    # and look again if somebody else was quicker.
     for attempt in range(1, _TRIES + 1):
         there: set[UUID] = set()
         for some in _pages([value["event_id"] for value in values]):
@@ -136,6 +152,26 @@ def _insert_new(session: Session, table: Any, values: list[dict[str, Any]]) -> s
             continue
         return {value["event_id"] for value in missing}
     raise AssertionError("unreachable")
+
+
+@cache
+def _statement(table: Table) -> Executable:
+    """PostgreSQL's INSERT of a whole batch, which comes as one JSON text: a tenth of the work that a thousand rows of
+    bound values make here, and a third of the time."""
+    columns = [each for each in table.columns if not each.primary_key]
+    entries = cast(bindparam("entries", type_=Text), postgresql.JSON)
+    batch = (
+        func.json_to_recordset(entries)
+        .table_valued(column("place", Integer), *(column(each.name, each.type) for each in columns))
+        .render_derived(name="batch", with_types=True)
+    )
+    chosen = select(*(batch.c[each.name] for each in columns)).order_by(batch.c.place)
+    return (
+        postgresql.insert(table)
+        .from_select([each.name for each in columns], chosen, include_defaults=False)
+        .on_conflict_do_nothing(index_elements=["event_id"])
+        .returning(table.c.event_id)
+    )
 
 
 def _pages(ids: Sequence[UUID]) -> list[Sequence[UUID]]:
