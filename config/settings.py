@@ -168,7 +168,7 @@ class Settings(BaseSettings):
     notify_task: str | None = Field(
         default=None,
         min_length=1,
-        description="Task that is told aggregate.posted, model.finished and update.quarantined.",
+        description="Your task that is told what happens to models: docs/notifications.md.",
     )
     notify_queue: str | None = Field(default=None, min_length=1, description="Queue that these are sent to.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(default="INFO", description="Least level logged.")

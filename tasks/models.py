@@ -24,7 +24,9 @@ from tasks.hub import Hub
 @hub_task(names.MODELS_CREATE, CreateModel)
 def create(hub: Hub, message: CreateModel) -> ModelView:
     """A new model; the same message again answers the same model."""
-    return view_model(hub, models.create_model(hub, message))
+    model = models.create_model(hub, message)
+    tell_others(hub)
+    return view_model(hub, model)
 
 
 @hub_task(names.MODELS_EDIT, EditModel)
@@ -53,6 +55,7 @@ def resume(hub: Hub, message: ModelRef) -> ModelView:
 def register_client(hub: Hub, message: RegisterClient) -> ClientView:
     """The client, registered with the model."""
     client_id, name = models.register_client(hub, message)
+    tell_others(hub)
     return ClientView(client_id=client_id, name=name)
 
 

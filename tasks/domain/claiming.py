@@ -160,7 +160,7 @@ def _register(hub: Hub, begun: Begun, pending: Sequence[ModelUpdate]) -> Begun:
         _set_superseded_aside(metadata, begun, pending)
     taken = metadata.register_model_updates_for_aggregation(begun.updates, claim=begun.claim)
     metadata.add_round(begun.claim, len(taken), hub.worker)
-    model = advance(metadata, begun.model, ModelStatus.RUNNING)
+    model = advance(hub, begun.model, ModelStatus.RUNNING)
     return replace(begun, model=model, updates=tuple(sorted(taken, key=lambda u: u.id)))
 
 

@@ -31,7 +31,6 @@ from tasks.domain.errors import (
 )
 from tasks.domain.json_schemas import find_schema_fault
 from tasks.domain.lifecycle import advance
-from tasks.domain.notifications import tell
 from tasks.domain.requirements import check_requirement
 from tasks.hub import Hub
 
@@ -85,7 +84,7 @@ def create_model(hub: Hub, message: CreateModel) -> FederatedModel:
             model = hub.metadata.change_federated_model(model, {"initial_artifact_id": artifact.id})
         for client_id in message.clients:
             hub.metadata.register_client(model, client_id)
-        return advance(hub.metadata, model, ModelStatus.INITIATED) if message.clients else model
+        return advance(hub, model, ModelStatus.INITIATED) if message.clients else model
 
     try:
         return hub.metadata.transact(insert)
@@ -139,7 +138,7 @@ def register_client(hub: Hub, message: RegisterClient) -> tuple[UUID, str]:
     def register(_: object) -> tuple[UUID, str]:
         model = lock_model(hub, message.model_id)
         client, _is_new = hub.metadata.register_client(model, client_id, message.name)
-        advance(hub.metadata, model, ModelStatus.INITIATED)
+        advance(hub, model, ModelStatus.INITIATED)
         return client.uuid, client.name
 
     return hub.metadata.transact(register)
@@ -179,12 +178,7 @@ def publish_model(hub: Hub, message: PublishModel) -> ModelArtifact:
 
 def finish_model(hub: Hub, model: FederatedModel, user_id: str | None = None) -> FederatedModel:
     """The model as RESULTS_UPLOADED, if its run was not over yet; others are told once. `model` must be locked."""
-    finished = advance(hub.metadata, model, ModelStatus.RESULTS_UPLOADED, user_id)
-    if finished.status is not model.status:
-        tell(
-            hub, finished, "model.finished", f"model.finished:{model.uuid}:{model.run_id}", {"status": finished.status}
-        )
-    return finished
+    return advance(hub, model, ModelStatus.RESULTS_UPLOADED, user_id)
 
 
 # --- parts ----------------------------------------------------------------------------------------

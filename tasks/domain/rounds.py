@@ -199,7 +199,7 @@ def _give_back(hub: Hub, begun: Begun, reason: str, *, counted: bool) -> None:
             details={"reason": reason},
         )
         if counted and max(u.attempts for u in begun.updates) >= hub.settings.max_attempts:
-            advance(hub.metadata, hub.metadata.lock_model(begun.model), ModelStatus.ERROR)
+            advance(hub, hub.metadata.lock_model(begun.model), ModelStatus.ERROR)
 
     try:
         hub.metadata.transact(give_back)

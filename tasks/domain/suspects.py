@@ -57,7 +57,7 @@ def _give_back(hub: Hub, model: FederatedModel, claim: Claim, fence: int, batch:
             global_round=model.head + 1,
             details={"reason": reason},
         )
-        return advance(hub.metadata, model, ModelStatus.ERROR)
+        return advance(hub, model, ModelStatus.ERROR)
     if len(suspects) == 1:
         _set_poison_aside(hub, model, suspects[0])
         others = [u for u in batch if u is not suspects[0]]

@@ -30,21 +30,25 @@ def test_a_round_tells_that_its_aggregate_was_posted_and_the_run_is_over(told: B
     told.submit(model, two, ["x"])
     told.submit(model, one, [1.0])
     aggregate = told.post(model)
-    assert send_waiting(told.hub) == 3
-    quarantined, posted, finished = told.sent[-3:]
-    assert [task for task, _, _ in told.sent[-3:]] == ["theirs.fact"] * 3
-    assert quarantined[1]["event"] == "update.quarantined"
-    assert quarantined[1]["details"]["reason_code"] == "SCHEMA"
-    assert posted[1]["event"] == "aggregate.posted"
-    assert posted[1]["details"]["digest"] == aggregate.data.digest
-    assert (finished[1]["event"], finished[1]["details"]) == ("model.finished", {"status": "RESULTS_UPLOADED"})
-    assert {queue for _, _, queue in told.sent[-3:]} == {"theirs"}
+    assert send_waiting(told.hub) == 6
+    assert {(task, queue) for task, _, queue in told.sent[-6:]} == {("theirs.fact", "theirs")}
+    heard = [message for _, message, _ in told.sent[-6:]]
+    assert [(each["event"], each["details"].get("status")) for each in heard] == [
+        ("model.status_changed", "INITIATED"),
+        ("update.quarantined", None),
+        ("model.status_changed", "RUNNING"),
+        ("aggregate.posted", None),
+        ("model.status_changed", "RESULTS_UPLOADED"),
+        ("model.finished", "RESULTS_UPLOADED"),
+    ]
+    assert heard[1]["details"]["reason_code"] == "SCHEMA"
+    assert heard[3]["details"]["digest"] == aggregate.data.digest
     assert send_waiting(told.hub) == 0, "what the broker has is not sent again"
 
 
 def test_what_the_broker_does_not_take_waits_and_what_it_took_is_not_sent_again(told: Bench) -> None:
     model, (one, two) = told.model()
-    for client in (one, two, one):
+    for client in (one, two):
         told.submit(model, client, ["x"])
     taken: list[str] = []
 
