@@ -14,6 +14,7 @@ from connectors.records import (
     ModelAggregate,
     ModelStatus,
     ModelUpdate,
+    NewLog,
     ReasonCode,
     UpdateStatus,
     is_eligible,
@@ -21,6 +22,7 @@ from connectors.records import (
 from tasks.aggregation import AggregationError, fewest_updates, find_aggregator
 from tasks.domain.buffers import buffer_size_of
 from tasks.domain.lifecycle import advance
+from tasks.domain.own_events import round_started, rounds_rescued, update_quarantined
 from tasks.domain.requirements import Facts, judge
 from tasks.domain.submission import too_stale
 from tasks.domain.suspects import give_back_crashed, next_suspects
@@ -69,6 +71,7 @@ def begin_round(hub: Hub, model_id: int, transaction: Transaction) -> Begun | No
         return NotBegun("claimed", "another worker has a round of this model under way")
     model = metadata.lock_model(found)
     dead = metadata.pull_model_updates_of_dead_claims(claim)
+    told = rounds_rescued(model, dead)
     if dead:
         metadata.close_dead_rounds(claim)
         if model.deleted:
@@ -78,15 +81,17 @@ def begin_round(hub: Hub, model_id: int, transaction: Transaction) -> Begun | No
     parent = metadata.pull_latest_model_aggregate(model)
     # Read once, under the lock: it stands until this transaction ends.
     pending = metadata.pull_model_updates_pending_aggregation(model)
-    near = _set_stale_aside(metadata, model, pending)
+    near, stale = _set_stale_aside(metadata, model, pending)
+    told += stale
     begun = _choose(hub, model, claim, parent, near)
     if isinstance(begun, NotBegun):
-        if dead or len(near) < len(pending):
+        if told:
+            metadata.add_logs(told)
             metadata.release_claim(claim)
         else:
             transaction.set_rollback()
         return begun
-    return _register(hub, begun, near)
+    return _register(hub, begun, near, told)
 
 
 def _choose(
@@ -154,13 +159,18 @@ def _find_references(
     return references
 
 
-def _register(hub: Hub, begun: Begun, pending: Sequence[ModelUpdate]) -> Begun:
+def _register(hub: Hub, begun: Begun, pending: Sequence[ModelUpdate], told: list[NewLog]) -> Begun:
+    """The round with its updates RUNNING; what `told` holds, and what comes of it here, is written in one statement."""
     metadata = hub.metadata
     if not begun.is_probe and not begun.model.allow_repeats:
-        _set_superseded_aside(metadata, begun, pending)
+        told = told + _set_superseded_aside(metadata, begun, pending)
     taken = metadata.register_model_updates_for_aggregation(begun.updates, claim=begun.claim)
     metadata.add_round(begun.claim, len(taken), hub.worker)
     model = advance(hub, begun.model, ModelStatus.RUNNING)
+    if not begun.is_probe:
+        told = [*told, round_started(model, begun.claim, len(taken))]
+    if told:
+        metadata.add_logs(told)
     return replace(begun, model=model, updates=tuple(sorted(taken, key=lambda u: u.id)))
 
 
@@ -176,25 +186,32 @@ def _newest_of_each_client(ready: Sequence[ModelUpdate]) -> list[ModelUpdate]:
     return sorted(newest.values(), key=lambda u: u.id)
 
 
-def _set_superseded_aside(metadata: BaseMetadataConnector, begun: Begun, pending: Sequence[ModelUpdate]) -> None:
-    """Older updates of the same client and base than the one that counts will never count."""
+def _set_superseded_aside(
+    metadata: BaseMetadataConnector, begun: Begun, pending: Sequence[ModelUpdate]
+) -> list[NewLog]:
+    """Older updates of the same client and base than the one that counts will never count; what is to be told of it."""
+    told = []
     counted = {(u.client_id, u.base_aggregate_id): u for u in begun.updates}
     for update in pending:
         newer = counted.get((update.client_id, update.base_aggregate_id))
         if newer is not None and update.id < newer.id:
             reason = f"superseded by update {newer.id} of the same client, from the same base"
             metadata.register_model_updates_invalid([update], ReasonCode.DUPLICATE, reason)
+            told.append(update_quarantined(begun.model, update, ReasonCode.DUPLICATE, reason))
+    return told
 
 
 def _set_stale_aside(
     metadata: BaseMetadataConnector, model: FederatedModel, pending: Sequence[ModelUpdate]
-) -> list[ModelUpdate]:
-    """The pending updates without those that were near enough when they came, and are not any more."""
-    near = []
+) -> tuple[list[ModelUpdate], list[NewLog]]:
+    """The pending updates without those that were near enough when they came, and are not any more; what of these is
+    to be told."""
+    near, told = [], []
     for update in pending:
         if is_eligible(update.base_number, model.head, model.furthest_base_agg):
             near.append(update)
             continue
         reason = too_stale(update.base_aggregate_id, update.base_number, model)
         metadata.register_model_updates_invalid([update], ReasonCode.STALE, reason)
-    return near
+        told.append(update_quarantined(model, update, ReasonCode.STALE, reason))
+    return near, told

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from math import fsum
-from uuid import uuid5
 
 from connectors.errors import ClaimLost, ModelDataError, Unavailable
 from connectors.records import AggregateResult, ModelAggregate, ModelStatus, RoundState, UpdateStatus
@@ -18,6 +17,7 @@ from tasks.domain.combining import Culprit, RoundFailed, combine_round
 from tasks.domain.lifecycle import advance
 from tasks.domain.models import finish_model
 from tasks.domain.notifications import tell, tell_quarantined
+from tasks.domain.own_events import round_aggregated, round_failed, update_quarantined
 from tasks.domain.recipes import Cooked, Recipe, to_manifest
 from tasks.domain.suspects import CLEARED, rest_ms
 from tasks.hub import Hub
@@ -97,13 +97,7 @@ def _post(hub: Hub, begun: Begun, recipe: Recipe, cooked: Cooked) -> ModelAggreg
     metadata.register_model_updates_use_in_aggregation_complete(updates, True)
     metadata.close_round(begun.claim, RoundState.POSTED, aggregate_id=aggregate.id)
     model = metadata.lock_model(begun.model)
-    metadata.add_log(
-        model,
-        "ROUND_AGGREGATED",
-        event_id=uuid5(model.uuid, f"aggregate {aggregate.number}"),
-        global_round=aggregate.number,
-        details={"returned": len(updates), "expected": len(metadata.pull_model_clients(model))},
-    )
+    metadata.add_logs([round_aggregated(model, aggregate, len(metadata.pull_model_clients(model)))])
     details = {
         "aggregate_id": aggregate.id,
         "number": aggregate.number,
@@ -171,6 +165,7 @@ def _set_aside(hub: Hub, begun: Begun, culprit: Culprit) -> RoundOutcome:
         hub.metadata.register_model_updates_invalid([bad], culprit.reason_code, culprit.reason)
         hub.metadata.return_model_updates(others, status=UpdateStatus.PENDING, attempts=attempts)
         hub.metadata.close_round(begun.claim, RoundState.RELEASED, reason=f"update {bad.id}: {culprit.reason}")
+        hub.metadata.add_logs([update_quarantined(begun.model, bad, culprit.reason_code, culprit.reason)])
         tell_quarantined(hub, begun.model, bad)
 
     try:
@@ -190,14 +185,7 @@ def _give_back(hub: Hub, begun: Begun, reason: str, *, counted: bool) -> None:
         rests = {u.id: rest_ms(hub, u.attempts) for u in begun.updates}
         hub.metadata.return_model_updates(begun.updates, status=UpdateStatus.FAILED, rest_ms=rests, attempts=attempts)
         hub.metadata.close_round(begun.claim, RoundState.RELEASED, reason=reason)
-        hub.metadata.add_log(
-            begun.model,
-            "ROUND_FAILED",
-            event_id=uuid5(begun.model.uuid, f"round failed {begun.claim.fence}"),
-            success=False,
-            global_round=begun.claim.head + 1,
-            details={"reason": reason},
-        )
+        hub.metadata.add_logs([round_failed(begun.model, begun.claim.fence, begun.claim.head + 1, reason)])
         if counted and max(u.attempts for u in begun.updates) >= hub.settings.max_attempts:
             advance(hub, hub.metadata.lock_model(begun.model), ModelStatus.ERROR)
 

@@ -29,6 +29,7 @@ from fedqueue.messages import SubmitModelUpdate
 from tasks.domain.errors import ModelIsOver, SubmissionReused, UnknownAggregate
 from tasks.domain.models import find_model, lock_model
 from tasks.domain.notifications import tell_quarantined
+from tasks.domain.own_events import result_received, update_quarantined
 from tasks.domain.update_schema import find_breach
 from tasks.hub import Hub
 
@@ -134,7 +135,11 @@ def _insert(hub: Hub, message: SubmitModelUpdate, payload_digest: str, intake: _
             loss=message.loss,
         )
     )
-    if code is not None:
+    if client is not None and code is None:
+        metadata.add_logs([result_received(model, client, update)])
+    elif code is not None:
+        trust_id = None if client is None else client.trust_id
+        metadata.add_logs([update_quarantined(model, update, code, reason or "", trust_id=trust_id)])
         tell_quarantined(hub, model, update)
     return update
 

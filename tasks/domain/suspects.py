@@ -11,11 +11,11 @@ import random
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import groupby
-from uuid import uuid5
 
 from connectors.records import Claim, FederatedModel, ModelStatus, ModelUpdate, ReasonCode, UpdateStatus
 from tasks.domain.lifecycle import advance
 from tasks.domain.notifications import tell_quarantined
+from tasks.domain.own_events import round_failed, update_quarantined
 from tasks.hub import Hub
 
 CLEARED = 0  # the group of those that were tried and did no harm
@@ -49,14 +49,7 @@ def _give_back(hub: Hub, model: FederatedModel, claim: Claim, fence: int, batch:
     if not suspects:
         hub.metadata.return_model_updates(batch, status=UpdateStatus.FAILED)
         reason = f"its round crashes {attempts} times although each update alone does not"
-        hub.metadata.add_log(
-            model,
-            "ROUND_FAILED",
-            event_id=uuid5(model.uuid, f"round failed {fence}"),
-            success=False,
-            global_round=model.head + 1,
-            details={"reason": reason},
-        )
+        hub.metadata.add_logs([round_failed(model, fence, model.head + 1, reason)])
         return advance(hub, model, ModelStatus.ERROR)
     if len(suspects) == 1:
         _set_poison_aside(hub, model, suspects[0])
@@ -74,6 +67,7 @@ def _give_back(hub: Hub, model: FederatedModel, claim: Claim, fence: int, batch:
 def _set_poison_aside(hub: Hub, model: FederatedModel, update: ModelUpdate) -> None:
     reason = f"every round with it took its worker down ({update.attempts} times); the others without it did not"
     hub.metadata.register_model_updates_invalid([update], ReasonCode.POISON, reason)
+    hub.metadata.add_logs([update_quarantined(model, update, ReasonCode.POISON, reason)])
     tell_quarantined(hub, model, replace(update, reason_code=ReasonCode.POISON, reason=reason))
 
 

@@ -226,6 +226,22 @@ def _told_once(mine: Facts) -> Iterator[str]:
             count = [a["num_updates"] for a in mine.aggregates if a["number"] == log["global_round"]]
             if [log["details"].get("returned")] != count:
                 yield f"I6 the feed tells of {log['details']} in round {log['global_round']}, which had {count}"
+    started = {log["global_round"] for log in mine.logs if log["event_type"] == "ROUND_STARTED"}
+    for number in set(numbers) - started:
+        yield f"I6 the feed does not tell that round {number} was started"
+    received = _updates_told("CLIENT_RESULT_RECEIVED", mine)
+    aside = _updates_told("UPDATE_QUARANTINED", mine)
+    for update in mine.updates:
+        name, times = f"update {update['id']}", received[update["id"]]
+        # One that was set aside as it came in, and put back by an operator, was never received.
+        if times > 1 or (not times and not aside[update["id"]]):
+            yield f"I6 the feed tells {times} times that {name} came in"
+        if update["status"] == "INVALID" and not aside[update["id"]]:
+            yield f"I6 the feed does not tell that {name} was set aside"
+
+
+def _updates_told(event_type: str, mine: Facts) -> Counter[int]:
+    return Counter(log["details"].get("update_id") for log in mine.logs if log["event_type"] == event_type)
 
 
 # --- I8: at rest ----------------------------------------------------------------------------------

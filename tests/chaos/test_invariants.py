@@ -181,10 +181,29 @@ TAMPERED = {
     "a round the feed tells of twice": (
         "I6",
         "INSERT INTO model_log SELECT 99, NULL, model_id, run_id, trust_id, fl_client_name, event_type, log, success, "
-        "global_round, details, created_at FROM model_log WHERE id = 1",
+        "global_round, details, created_at FROM model_log WHERE event_type = 'ROUND_AGGREGATED' AND global_round = 1",
     ),
-    "a round the feed does not tell of": ("I6", "DELETE FROM model_log WHERE id = 1"),
-    "a feed with another count": ("I6", "UPDATE model_log SET details = '{\"returned\": 5}' WHERE id = 1"),
+    "a round the feed does not tell of": (
+        "I6",
+        "DELETE FROM model_log WHERE event_type = 'ROUND_AGGREGATED' AND global_round = 1",
+    ),
+    "a feed with another count": (
+        "I6",
+        "UPDATE model_log SET details = '{\"returned\": 5}' WHERE event_type = 'ROUND_AGGREGATED' AND global_round = 1",
+    ),
+    "a round whose start the feed does not tell of": (
+        "I6",
+        "DELETE FROM model_log WHERE event_type = 'ROUND_STARTED' AND global_round = 2",
+    ),
+    "an update that came in untold": (
+        "I6",
+        "DELETE FROM model_log WHERE id = (SELECT min(id) FROM model_log WHERE event_type = 'CLIENT_RESULT_RECEIVED')",
+    ),
+    "an update that was set aside untold": ("I6", "DELETE FROM model_log WHERE event_type = 'UPDATE_QUARANTINED'"),
+    "an update that is told twice": (
+        "I6",
+        "UPDATE model_log SET details = '{\"update_id\": 1}' WHERE event_type = 'CLIENT_RESULT_RECEIVED'",
+    ),
     "a digest of other bytes": ("I7", f"UPDATE model_update SET data_digest = '{'0' * 64}' WHERE id = 5"),
     "an artifact whose blob is elsewhere": ("I7", "UPDATE model_artifact SET data_uri = 'file:///nowhere/at/all'"),
     "an optimizer's state that is gone": (
