@@ -25,12 +25,18 @@ ROUNDS_AGGREGATE: Final = "fedqueue.rounds.aggregate"
 SCORES_ADD: Final = "fedqueue.scores.add"
 LOGS_LIST: Final = "fedqueue.logs.list"
 METRICS_GET: Final = "fedqueue.metrics.get"
+LOGS_ADD: Final = "fedqueue.logs.add"
+METRICS_ADD: Final = "fedqueue.metrics.add"
 MAINTENANCE_OUTBOX: Final = "fedqueue.maintenance.outbox"
 MAINTENANCE_GARBAGE: Final = "fedqueue.maintenance.garbage"
 MAINTENANCE_CANARY: Final = "fedqueue.maintenance.canary"
 
 # Every other task waits in CONTROL_QUEUE.
-QUEUE_OF: Final[Mapping[str, str]] = {ROUNDS_AGGREGATE: AGGREGATE_QUEUE}
+QUEUE_OF: Final[Mapping[str, str]] = {
+    ROUNDS_AGGREGATE: AGGREGATE_QUEUE,
+    LOGS_ADD: EVENTS_QUEUE,
+    METRICS_ADD: EVENTS_QUEUE,
+}
 
 # Larger data does not belong on a broker: it goes to the store, and its reference on the wire.
 INLINE_DATA_LIMIT: Final = 256 * 1024

@@ -1,0 +1,124 @@
+"""Writing feeds and metrics: entries of any models, in one transaction with the dead letters of those refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import structlog
+
+from connectors.records import Kept, NewLog, NewMetric
+from fedqueue.messages import names
+from fedqueue.messages.feed import AddedView, AddLogs, AddMetrics, LogMessage, MetricMessage
+from tasks.domain.attribution import Sender, Senders, unattributed
+from tasks.domain.errors import AttributionFailed, EventReused, UnknownModel
+from tasks.domain.judging import Batch, Entry, Place, keep_refused, places
+from tasks.hub import Hub
+
+M = TypeVar("M", LogMessage, MetricMessage)
+N = TypeVar("N", NewLog, NewMetric)
+
+_log = structlog.get_logger(__name__)
+
+
+def write_logs(hub: Hub, messages: Sequence[AddLogs]) -> list[AddedView]:
+    """Add the messages' entries to their models' feeds, each judged by itself; what became of each message's.
+
+    A report of failure whose sender is not known is kept at its model's level.
+    """
+    batch = Batch(LogMessage, (each for i, m in enumerate(messages) for each in places(i, "entries", m.entries)))
+
+    def made(entry: LogMessage, model_id: int, sender: Sender, log: str | None) -> NewLog:
+        return NewLog(
+            model_id=model_id,
+            event_id=entry.event_id,
+            run_id=entry.run_id,
+            event_type=entry.event_type,
+            log=log,
+            success=entry.success,
+            trust_id=sender.trust,
+            fl_client_name=sender.fl_client_name,
+            global_round=entry.global_round,
+            details=entry.details,
+        )
+
+    def make(entry: LogMessage, model_id: int, senders: Senders) -> NewLog:
+        try:
+            return made(entry, model_id, senders.find(entry), entry.log)
+        except AttributionFailed:
+            if entry.log is None or entry.success:
+                raise
+            name = entry.fl_client_name or f"trust {entry.trust_id}"
+            return made(entry, model_id, Sender(), unattributed(entry.log, name))
+
+    return _write(hub, names.LOGS_ADD, batch, make, hub.metadata.add_logs, len(messages))
+
+
+def write_metrics(hub: Hub, messages: Sequence[AddMetrics]) -> list[AddedView]:
+    """Add the messages' points to their models' metrics, each judged by itself; what became of each message's."""
+    batch = Batch(MetricMessage, (each for i, m in enumerate(messages) for each in places(i, "points", m.points)))
+
+    def make(point: MetricMessage, model_id: int, senders: Senders) -> NewMetric:
+        sender = senders.find(point)
+        # A point has a place on its axis, or it was refused.
+        x_value = float(point.global_round or 0) if point.x_value is None else point.x_value
+        return NewMetric(
+            model_id=model_id,
+            event_id=point.event_id,
+            run_id=point.run_id,
+            trust_id=sender.trust,
+            fl_client_name=sender.fl_client_name,
+            label=point.label,
+            x_label=point.x_label,
+            x_value=x_value,
+            result=point.result,
+            global_round=point.global_round or 0,
+        )
+
+    return _write(hub, names.METRICS_ADD, batch, make, hub.metadata.add_metrics, len(messages))
+
+
+def _write(
+    hub: Hub,
+    task: str,
+    batch: Batch[M],
+    make: Callable[[M, int, Senders], N],
+    add: Callable[[Sequence[N]], list[Kept]],
+    messages: int,
+) -> list[AddedView]:
+    batch.set_repeats_aside()
+    models = batch.find_models(hub)
+    senders = Senders(hub, models, (entry.message for entry in batch))
+    made: list[tuple[Entry[M], N]] = []
+    for entry in batch:
+        try:
+            made.append((entry, make(entry.message, models[entry.message.model_id].id, senders)))
+        except AttributionFailed as failed:
+            batch.refuse(entry, failed)
+
+    def write(_: Any) -> tuple[list[Kept], Batch[M]]:
+        # Run again from the start if the database asks for it: what it finds out stays in here until it is committed.
+        found = batch.copy()
+        kept = add([new for _, new in made]) if made else []
+        for (entry, _), became in zip(made, kept, strict=True):
+            if became is Kept.CONFLICT:
+                found.refuse(entry, EventReused(entry.message.event_id))
+            elif became is Kept.DELETED:
+                found.refuse(entry, UnknownModel(entry.message.model_id))
+        keep_refused(hub, task, found.refused)
+        return kept, found
+
+    kept, batch = hub.metadata.transact(write)
+    added = [entry.place for (entry, _), became in zip(made, kept, strict=True) if became is Kept.NEW]
+    repeated = [entry.place for (entry, _), became in zip(made, kept, strict=True) if became is Kept.REPEATED]
+    repeated += batch.repeated
+    if repeated or batch.refused:
+        _log.info("feed.written", task=task, added=len(added), repeated=len(repeated), refused=len(batch.refused))
+    return [
+        AddedView(added=_count(added, i), repeated=_count(repeated, i), refused=batch.refused_of(i))
+        for i in range(messages)
+    ]
+
+
+def _count(found: Sequence[Place], message: int) -> int:
+    return sum(place.message == message for place in found)
