@@ -8,6 +8,7 @@ from fedqueue.messages import AggregateRound, PollRounds, RoundView, names
 from tasks.base import hint, hub_task, tell_others
 from tasks.domain.models import find_model
 from tasks.domain.rounds import run_round
+from tasks.domain.silence import end_silent_runs
 from tasks.hub import Hub
 
 _log = structlog.get_logger(__name__)
@@ -34,8 +35,15 @@ def aggregate(hub: Hub, message: AggregateRound) -> RoundView:
 
 @hub_task(names.ROUNDS_POLL, PollRounds)
 def poll(hub: Hub, message: PollRounds) -> RoundView:  # noqa: ARG001  # it carries nothing
-    """A hint for every model that has something to do: updates waiting, or left behind by a dead worker."""
+    """A hint for every model that has something to do: updates waiting, or left behind by a dead worker.
+
+    Runs that have been silent for too long end in ERROR by the way.
+    """
+    ended = end_silent_runs(hub)
+    if ended:
+        _log.warning("run.silent", ended=ended)
+        tell_others(hub)
     found = hub.metadata.pull_models_to_aggregate()
     for model_id in found:
         hint(hub, names.ROUNDS_AGGREGATE, {"model_id": model_id})
-    return RoundView(outcome="polled", reason=f"{len(found)} models have something to do")
+    return RoundView(outcome="polled", reason=f"{len(found)} models have something to do, {ended} silent runs ended")
