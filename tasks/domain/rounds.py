@@ -10,7 +10,14 @@ from dataclasses import dataclass, replace
 from math import fsum
 
 from connectors.errors import ClaimLost, ModelDataError, Unavailable
-from connectors.records import AggregateResult, ModelAggregate, ModelStatus, RoundState, UpdateStatus
+from connectors.records import (
+    AggregateResult,
+    FederatedModel,
+    ModelAggregate,
+    ModelStatus,
+    RoundState,
+    UpdateStatus,
+)
 from tasks.aggregation import AggregationError, TooFewUpdates
 from tasks.domain.claiming import Begun, NotBegun, begin_round
 from tasks.domain.combining import Culprit, RoundFailed, combine_round
@@ -84,7 +91,7 @@ def _finish(hub: Hub, begun: Begun) -> RoundOutcome:
 def _post(hub: Hub, begun: Begun, recipe: Recipe, cooked: Cooked) -> ModelAggregate:
     """The second transaction: aggregate, lineage, manifest, state, updates, feed, status, follow-ups; all or none."""
     metadata, updates = hub.metadata, begun.updates
-    _check_there(hub, begun)
+    model = _lock_there(hub, begun)
     result = AggregateResult(
         data=cooked.data,
         num_updates=len(updates),
@@ -96,7 +103,6 @@ def _post(hub: Hub, begun: Begun, recipe: Recipe, cooked: Cooked) -> ModelAggreg
     metadata.register_model_update_used_in_aggregate(updates, aggregate)
     metadata.register_model_updates_use_in_aggregation_complete(updates, True)
     metadata.close_round(begun.claim, RoundState.POSTED, aggregate_id=aggregate.id)
-    model = metadata.lock_model(begun.model)
     metadata.add_logs([round_aggregated(model, aggregate, len(metadata.pull_model_clients(model)))])
     details = {
         "aggregate_id": aggregate.id,
@@ -111,10 +117,12 @@ def _post(hub: Hub, begun: Begun, recipe: Recipe, cooked: Cooked) -> ModelAggreg
     return aggregate
 
 
-def _check_there(hub: Hub, begun: Begun) -> None:
-    """Raises: ModelGone. Under the lock: the model is not deleted before this transaction ends."""
-    if hub.metadata.lock_model(begun.model).deleted:
+def _lock_there(hub: Hub, begun: Begun) -> FederatedModel:
+    """The model, locked: it is not deleted before this transaction ends. Raises: ModelGone."""
+    model = hub.metadata.lock_model(begun.model)
+    if model.deleted:
         raise ModelGone
+    return model
 
 
 # --- what else may become of it -------------------------------------------------------------------
@@ -157,7 +165,7 @@ def _set_aside(hub: Hub, begun: Begun, culprit: Culprit) -> RoundOutcome:
     bad = replace(culprit.update, reason_code=culprit.reason_code, reason=culprit.reason)
 
     def set_aside(_: object) -> None:
-        _check_there(hub, begun)
+        _lock_there(hub, begun)
         hub.metadata.release_claim(begun.claim)
         others = [u for u in begun.updates if u.id != bad.id]
         # This claim was none of their doing: it does not count against them.
@@ -179,7 +187,7 @@ def _give_back(hub: Hub, begun: Begun, reason: str, *, counted: bool) -> None:
     """The round can't be done now: its updates rest and are tried again. `counted`: it goes on their record."""
 
     def give_back(_: object) -> None:
-        _check_there(hub, begun)
+        model = _lock_there(hub, begun)
         hub.metadata.release_claim(begun.claim)
         attempts = {u.id: u.attempts - (0 if counted else 1) for u in begun.updates}
         rests = {u.id: rest_ms(hub, u.attempts) for u in begun.updates}
@@ -187,7 +195,7 @@ def _give_back(hub: Hub, begun: Begun, reason: str, *, counted: bool) -> None:
         hub.metadata.close_round(begun.claim, RoundState.RELEASED, reason=reason)
         hub.metadata.add_logs([round_failed(begun.model, begun.claim.fence, begun.claim.head + 1, reason)])
         if counted and max(u.attempts for u in begun.updates) >= hub.settings.max_attempts:
-            advance(hub, hub.metadata.lock_model(begun.model), ModelStatus.ERROR)
+            advance(hub, model, ModelStatus.ERROR)
 
     try:
         hub.metadata.transact(give_back)
