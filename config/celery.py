@@ -19,6 +19,7 @@ EVENTS_QUEUE: Final = "fedqueue.events"
 
 ROUNDS_POLL: Final = "fedqueue.rounds.poll"
 ROUNDS_AGGREGATE: Final = "fedqueue.rounds.aggregate"
+EVENTS_INGEST: Final = "fedqueue.events.ingest"
 LOGS_ADD: Final = "fedqueue.logs.add"
 METRICS_ADD: Final = "fedqueue.metrics.add"
 MAINTENANCE_OUTBOX: Final = "fedqueue.maintenance.outbox"
@@ -72,7 +73,7 @@ def _queues(settings: Settings) -> dict[str, Any]:
         "task_create_missing_queue_type": "quorum" if amqp else "classic",
         "task_routes": {
             ROUNDS_AGGREGATE: {"queue": AGGREGATE_QUEUE},
-            **{task: {"queue": EVENTS_QUEUE} for task in (LOGS_ADD, METRICS_ADD)},
+            **{task: {"queue": EVENTS_QUEUE} for task in (EVENTS_INGEST, LOGS_ADD, METRICS_ADD)},
         },
         # A queue of its own for every worker, so that a canary reaches that worker's pool and no other.
         "worker_direct": True,

@@ -17,6 +17,7 @@ from fedqueue.arguments import Id, PolicyFields, as_message, as_seconds, as_uuid
 from fedqueue.asking import Asking, Rests
 from fedqueue.endpoint import find_endpoint
 from fedqueue.errors import InvalidArgument, RoundNotPosted, Unanswered, UpdateRejected
+from fedqueue.feed_calls import FeedCalls
 from fedqueue.messages import (
     AddScore,
     ArtifactView,
@@ -64,7 +65,7 @@ class FetchedModel:
         return self.latest.aggregate_id
 
 
-class Client(ReadingCalls):
+class Client(FeedCalls, ReadingCalls):
     """A hub, seen from a service that submits to it.
 
     Without arguments it finds the hub in FEDQUEUE_BROKER_URL, FEDQUEUE_RESULT_URL and FEDQUEUE_STORE_URL, else in the

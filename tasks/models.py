@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from connectors.records import ModelStatus
 from fedqueue.messages import (
     ArtifactView,
     ClientView,
@@ -15,8 +16,9 @@ from fedqueue.messages import (
     RegisterClient,
     names,
 )
+from fedqueue.messages.feed import StatusView, UpdateStatus
 from tasks.base import hint, hub_task, tell_others
-from tasks.domain import models
+from tasks.domain import models, runs
 from tasks.domain.views import view_artifact, view_latest, view_model
 from tasks.hub import Hub
 
@@ -77,3 +79,20 @@ def get(hub: Hub, message: ModelRef) -> ModelView:
 def latest(hub: Hub, message: LatestModel) -> LatestView:
     """The newest model to train from."""
     return view_latest(hub, message.model_id, message.include_data)
+
+
+@hub_task(names.MODELS_UPDATE_STATUS, UpdateStatus)
+def update_status(hub: Hub, message: UpdateStatus) -> StatusView:
+    """The status that stands, moved on if it may be; a new run's waiting updates are looked at at once."""
+    change = runs.update_status(hub, message)
+    if change.changed:
+        tell_others(hub)
+        if change.model.status is ModelStatus.INITIATED:
+            hint(hub, names.ROUNDS_AGGREGATE, {"model_id": change.model.id})
+    return StatusView(
+        model_id=change.model.uuid,
+        status=change.model.status,
+        run_id=change.model.run_id,
+        changed=change.changed,
+        reason=change.reason,
+    )

@@ -18,6 +18,7 @@ MODELS_REGISTER_CLIENT: Final = "fedqueue.models.register_client"
 MODELS_PUBLISH: Final = "fedqueue.models.publish"
 MODELS_GET: Final = "fedqueue.models.get"
 MODELS_LATEST: Final = "fedqueue.models.latest"
+MODELS_UPDATE_STATUS: Final = "fedqueue.models.update_status"
 MODELS_PROGRESS: Final = "fedqueue.models.progress"
 UPDATES_SUBMIT: Final = "fedqueue.updates.submit"
 ROUNDS_POLL: Final = "fedqueue.rounds.poll"
@@ -25,6 +26,7 @@ ROUNDS_AGGREGATE: Final = "fedqueue.rounds.aggregate"
 SCORES_ADD: Final = "fedqueue.scores.add"
 LOGS_LIST: Final = "fedqueue.logs.list"
 METRICS_GET: Final = "fedqueue.metrics.get"
+EVENTS_INGEST: Final = "fedqueue.events.ingest"
 LOGS_ADD: Final = "fedqueue.logs.add"
 METRICS_ADD: Final = "fedqueue.metrics.add"
 MAINTENANCE_OUTBOX: Final = "fedqueue.maintenance.outbox"
@@ -34,6 +36,7 @@ MAINTENANCE_CANARY: Final = "fedqueue.maintenance.canary"
 # Every other task waits in CONTROL_QUEUE.
 QUEUE_OF: Final[Mapping[str, str]] = {
     ROUNDS_AGGREGATE: AGGREGATE_QUEUE,
+    EVENTS_INGEST: EVENTS_QUEUE,
     LOGS_ADD: EVENTS_QUEUE,
     METRICS_ADD: EVENTS_QUEUE,
 }

@@ -1,0 +1,105 @@
+"""Events of FL servers (DESIGN 8): each judged by itself, and turned into what the three tasks behind it take.
+
+What is emitted carries the event's own id, so that it may be sent twice and counts once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from fedqueue.messages import names
+from fedqueue.messages.events import MAX_EVENTS, STATUS_EVENTS, FLEvent, IngestEvents, IngestView
+from tasks.domain.attribution import Sender, Senders, unattributed
+from tasks.domain.errors import AttributionFailed
+from tasks.domain.judging import Batch, RefusedEntry, places
+from tasks.hub import Hub
+
+# A message of entries is held to about this many characters of free text: brokers and workers take them whole.
+_MOST_TEXT: Final = 1 << 20
+
+
+@dataclass
+class Ingested:
+    """What comes of some messages of events: statuses in their order, entries of feeds, points of metrics."""
+
+    statuses: list[dict[str, Any]] = field(default_factory=list)
+    logs: list[dict[str, Any]] = field(default_factory=list)
+    points: list[dict[str, Any]] = field(default_factory=list)
+    refused: list[RefusedEntry] = field(default_factory=list)
+    views: list[IngestView] = field(default_factory=list)  # one a message
+
+    def emissions(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """(task, message) of everything to be sent: statuses first, for they may begin the run of the rest."""
+        for status in self.statuses:
+            yield names.MODELS_UPDATE_STATUS, status
+        for entries in _chunks(self.logs):
+            yield names.LOGS_ADD, {"entries": entries}
+        for points in _chunks(self.points):
+            yield names.METRICS_ADD, {"points": points}
+
+
+def ingest_events(hub: Hub, messages: Sequence[IngestEvents]) -> Ingested:
+    """Judge every event of the messages: known model, known sender, one payload an id. Writes nothing."""
+    batch = Batch(FLEvent, (each for i, m in enumerate(messages) for each in places(i, m.place, m.events)))
+    batch.set_repeats_aside()
+    models = batch.find_models(hub)
+    senders = Senders(hub, models, (entry.message for entry in batch))
+    ingested = Ingested()
+    for entry in batch:
+        event = entry.message
+        log = event.log
+        try:
+            sender = senders.find(event)
+        except AttributionFailed as failed:
+            if log is None or event.success or event.fl_client_name is None:
+                batch.refuse(entry, failed)
+                continue
+            # A failure is worth more than its form.
+            sender, log = Sender(), unattributed(log, event.fl_client_name)
+        _fan_out(ingested, event, log, sender)
+    ingested.refused = batch.refused
+    for i, message in enumerate(messages):
+        refused = batch.refused_of(i)
+        ingested.views.append(IngestView(accepted=len(message.events) - len(refused), refused=refused))
+    return ingested
+
+
+def _fan_out(ingested: Ingested, event: FLEvent, log: str | None, sender: Sender) -> None:
+    message: dict[str, Any] = {"event_id": str(event.event_id), "model_id": str(event.model_id)}
+    if event.run_id is not None:
+        message["run_id"] = str(event.run_id)
+    if event.event_type in STATUS_EVENTS:
+        ingested.statuses.append(message | {"status": event.event_type})
+        return
+    if sender.trust_id is not None:
+        message["trust_id"] = str(sender.trust_id)
+    if sender.fl_client_name is not None:
+        message["fl_client_name"] = sender.fl_client_name
+    if event.global_round is not None:
+        message["global_round"] = event.global_round
+    if event.metric is not None:
+        ingested.points.append(message | event.metric.model_dump(mode="json", exclude={"v"}, exclude_none=True))
+        return
+    message |= {"event_type": event.event_type} if log is None else {"log": log}
+    if not event.success:
+        message["success"] = False
+    if event.details:
+        message["details"] = event.details
+    ingested.logs.append(message)
+
+
+def _chunks(entries: Sequence[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    """The entries in messages of a bounded number and size."""
+    rest = iter(entries)
+    chunk: list[dict[str, Any]] = []
+    text = 0
+    for entry in rest:
+        chunk.append(entry)
+        text += len(entry.get("log", ""))
+        if len(chunk) == MAX_EVENTS or text >= _MOST_TEXT:
+            yield chunk
+            chunk, text = [], 0
+    if chunk:
+        yield chunk

@@ -1,0 +1,93 @@
+"""The task that takes events in: what it sends, what it keeps, and that it comes back while the broker is away."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from celery import Celery
+from celery.exceptions import Retry
+from kombu.exceptions import OperationalError
+
+from fedqueue.messages import names
+from tasks import events, feed
+from tests.unit.domain.conftest import Bench
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    """A hub behind a Celery application that runs tasks where they are called."""
+    made = Bench(tmp_path)
+    app = Celery("test", set_as_current=True)
+    app.conf.task_always_eager = True
+    app.hub = made.hub
+    app.finalize()
+    yield made
+    app.close()
+
+
+def _call(task: Any, payload: Any) -> dict[str, Any]:
+    answer: dict[str, Any] = task.apply(args=[payload]).get()
+    return answer
+
+
+def test_events_are_sent_on_and_what_is_wrong_is_kept_alone(bench: Bench) -> None:
+    model, _ = bench.model(clients=0)
+    good = {"event_id": str(uuid4()), "model_id": str(model.uuid), "log": "hello"}
+    bad = good | {"event_id": str(uuid4()), "global_round": 0}
+    answer = _call(events.ingest, {"events": [good, bad]})["value"]
+    assert answer["accepted"] == 1
+    ((task, message, queue),) = bench.sent
+    assert (task, queue) == (names.LOGS_ADD, None)
+    (letter,) = bench.metadata.pull_dead_letters()
+    assert (letter.task, letter.field, letter.payload) == (names.EVENTS_INGEST, "events.1.global_round", bad)
+    assert _call(feed.add_logs, message)["value"] == {"added": 1, "repeated": 0, "refused": []}
+    assert [entry.log for entry in bench.metadata.pull_logs(model)] == ["hello"]
+
+
+@pytest.mark.parametrize(
+    "payload", ["nonsense", None, {}, {"events": []}, {"events": {}}, {"events": [1] * 1_001}, {"events": [1], "x": 1}]
+)
+def test_what_is_no_message_of_events_is_refused_whole(bench: Bench, payload: Any) -> None:
+    answer = _call(events.ingest, payload)
+    assert answer["rejection"]["kind"] == "InvalidMessage"
+    (letter,) = bench.metadata.pull_dead_letters()
+    assert letter.payload == payload
+
+
+def test_a_broker_that_is_away_loses_no_event(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may have taken a part: all of it is sent again, and counts once. Dead letters are kept when all is sent."""
+    model, _ = bench.model(clients=0)
+    ids = {"model_id": str(model.uuid)}
+    batch = {
+        "events": [
+            ids | {"event_id": str(uuid4()), "log": "hello"},
+            ids | {"event_id": str(uuid4()), "metric": {"label": "loss", "result": 1}, "global_round": 1},
+            None,
+        ]
+    }
+
+    def takes_one(task: str, message: Mapping[str, Any], queue: str | None) -> None:
+        if bench.sent:
+            raise OperationalError("the broker is gone")
+        bench.sent.append((task, message, queue))
+
+    app = events.ingest.app
+    app.hub = replace(bench.hub, send=takes_one)
+    with monkeypatch.context() as patched:
+        patched.setattr("tasks.batching.time.sleep", lambda _: None)
+        patched.setattr(events.ingest, "retry", lambda exc, countdown, throw: Retry(exc=exc, when=countdown))
+        with pytest.raises(Retry):
+            events.ingest.apply(args=[batch], throw=True)
+    assert bench.metadata.pull_dead_letters() == []
+    app.hub = bench.hub
+    assert _call(events.ingest, batch)["value"]["accepted"] == 2
+    assert [task for task, _, _ in bench.sent] == [names.LOGS_ADD, names.LOGS_ADD, names.METRICS_ADD]
+    for task, message, _ in bench.sent:
+        _call(feed.add_logs if task == names.LOGS_ADD else feed.add_metrics, message)
+    assert len(bench.metadata.pull_logs(model)) == len(bench.metadata.pull_metrics(model)) == 1
+    assert len(bench.metadata.pull_dead_letters()) == 1
