@@ -7,11 +7,11 @@ from typing import Any
 
 from celery import Celery
 
-from config.celery import AGGREGATE_QUEUE, CONTROL_QUEUE
 from config.places import endpoint_in
 from config.secrets import masked
 from config.settings import Settings
 from connectors.metadata import BaseMetadataConnector
+from fedqueue.messages.names import QUEUES
 from worker.bootstrap import HubCelery, build_metadata
 from worker.health import broker_trouble, check_workers, embedded_worker_names
 
@@ -71,7 +71,7 @@ def _in_database(metadata: BaseMetadataConnector) -> dict[str, Any]:
 
 def _queue_lengths(app: Celery) -> dict[str, int]:
     """Messages waiting in each queue."""
-    lengths = dict.fromkeys((CONTROL_QUEUE, AGGREGATE_QUEUE), 0)
+    lengths = dict.fromkeys(QUEUES, 0)
     with app.connection_for_read() as connection:
         for name in lengths:
             # A queue that no worker has declared yet is no error: nothing is in it.

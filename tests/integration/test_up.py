@@ -60,7 +60,7 @@ def test_one_command_starts_a_hub_that_says_how_to_reach_it(shared_hub: RunningH
     status = json.loads(shared_hub.command("status", "--json").stdout)
     assert status["models"] == 0
     assert [worker["health"] for worker in status["workers"]] == ["alive", "alive"]
-    assert set(status["queues"]) == {"fedqueue.control", "fedqueue.aggregate"}
+    assert set(status["queues"]) == {"fedqueue.control", "fedqueue.aggregate", "fedqueue.events"}
 
 
 def test_only_its_user_may_talk_to_the_private_server(shared_hub: RunningHub) -> None:
