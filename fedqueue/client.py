@@ -39,6 +39,7 @@ from fedqueue.payload import ModelData, SharedStore, lists_of
 from fedqueue.reading_calls import ReadingCalls
 from fedqueue.tensors import Array, read_tensors
 from fedqueue.transport import CeleryTransport, Transport
+from fedqueue.trust_calls import TrustCalls
 
 DataFormatName = Literal["safetensors", "json"]
 
@@ -65,7 +66,7 @@ class FetchedModel:
         return self.latest.aggregate_id
 
 
-class Client(FeedCalls, ReadingCalls):
+class Client(TrustCalls, FeedCalls, ReadingCalls):
     """A hub, seen from a service that submits to it.
 
     Without arguments it finds the hub in FEDQUEUE_BROKER_URL, FEDQUEUE_RESULT_URL and FEDQUEUE_STORE_URL, else in the

@@ -21,6 +21,7 @@ TASK_MODULES: Final = (
     "tasks.updates",
     "tasks.rounds",
     "tasks.scores",
+    "tasks.trusts",
     "tasks.events",
     "tasks.feed",
     "tasks.feed_reading",

@@ -22,7 +22,9 @@ class AddTrust(Message):
 
 
 class ListTrusts(Message):
-    """fedqueue.trusts.list: every trust with its slots. Carries nothing."""
+    """fedqueue.trusts.list: every trust with its slots."""
+
+    model_id: UUID | None = Field(default=None, description="Only those approved for this model; null: all.")
 
 
 class SetSlot(Message):
@@ -57,9 +59,23 @@ class TrustView(View):
 
 
 class TrustsView(View):
-    """All of them, by name."""
+    """Trusts, by name."""
 
     trusts: list[TrustView]
+
+
+class SlotView(View):
+    """A name that FL servers report, and whose it is."""
+
+    fl_client_name: str
+    trust: TrustView | None = None
+
+
+class ClientTrustView(View):
+    """A client, and whose it is."""
+
+    client_id: UUID
+    trust: TrustView | None = None
 
 
 class ModelTrustsView(View):
