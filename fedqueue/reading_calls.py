@@ -32,7 +32,8 @@ class ReadingCalls(Calls):
     ) -> LogsView:
         """A page of the model's feed, the oldest entries first: up to `limit` (1,000 at most) after `after_id`.
 
-        Where its `next_after_id` is not None, that is the `after_id` of the next page. `run_id`: of this run alone.
+        Long entries make it shorter. Where its `next_after_id` is not None, that is the `after_id` of the next page.
+        `run_id`: of this run alone.
         """
         return self._ask_of(
             wire.LOGS_LIST, LogsView, model_id, timeout, ListLogs, run_id=run_id, after_id=after_id, limit=limit

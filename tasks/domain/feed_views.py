@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from itertools import accumulate
+from typing import Final
 from uuid import UUID
 
 from connectors.metadata import BaseMetadataConnector
@@ -23,6 +25,8 @@ from fedqueue.messages import (
 )
 from tasks.domain.progress import Member, progress_of
 from tasks.domain.rendering import render
+
+_MOST_TEXT: Final = 1 << 20  # characters of free text and details in one page
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,16 +62,22 @@ class SenderNames:
 def view_logs(
     metadata: BaseMetadataConnector, model: FederatedModel, run_id: UUID | None, after_id: int, limit: int
 ) -> LogsView:
-    """A page of the feed, oldest first."""
+    """A page of the feed, oldest first: `limit` entries, fewer where they are long."""
     # One more than is shown: it tells of a next page.
     found = metadata.pull_logs(model, after_id=after_id, limit=limit + 1, run_id=ALL if run_id is None else run_id)
-    shown = found[:limit]
+    shown = found[: min(limit, _fitting(found))]
     names = SenderNames.of(metadata, model)
     return LogsView(
         model_id=model.uuid,
         entries=[view_log(entry, names) for entry in shown],
-        next_after_id=shown[-1].id if len(found) > limit else None,
+        next_after_id=shown[-1].id if len(found) > len(shown) else None,
     )
+
+
+def _fitting(entries: Sequence[LogEntry]) -> int:
+    """How many of them make one answer, at least one: it travels through the broker whole."""
+    sizes = accumulate(len(entry.log or "") + len(str(entry.details)) for entry in entries)
+    return max(1, sum(size <= _MOST_TEXT for size in sizes))
 
 
 def view_log(entry: LogEntry, names: SenderNames) -> LogView:

@@ -40,6 +40,19 @@ def test_pages_join_without_a_gap(bench: Bench, limit: int) -> None:
     assert pages == -(-4 // limit)  # no empty page at the end
 
 
+def test_a_page_of_long_entries_is_short(bench: Bench) -> None:
+    """Whatever was told, an answer stays about a mebibyte; one entry comes at any length."""
+    model = model_with(bench, {"log": "x" * (3 << 20)}, *({"log": "y" * 65_000} for _ in range(40)))
+    lengths, after = [], 0
+    while True:
+        view = view_logs(bench.metadata, model, None, after, 1000)
+        lengths.append(len(view.entries))
+        if view.next_after_id is None:
+            break
+        after = view.next_after_id
+    assert lengths == [1, 16, 16, 8]
+
+
 def test_a_run_s_pages_hold_nothing_of_another(bench: Bench) -> None:
     model = model_with(bench, *({"log": f"line {number}", "run_id": RUNS[number % 2]} for number in range(6)))
     view = view_logs(bench.metadata, model, RUNS[0], 0, 2)
