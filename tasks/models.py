@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from celery import current_task
+
 from connectors.records import ModelStatus
 from fedqueue.messages import (
     ArtifactView,
@@ -19,8 +21,11 @@ from fedqueue.messages import (
 from fedqueue.messages.feed import StatusView, UpdateStatus
 from tasks.base import hint, hub_task, tell_others
 from tasks.domain import models, runs
+from tasks.domain.errors import RunNotBegun
 from tasks.domain.views import view_artifact, view_latest, view_model
 from tasks.hub import Hub
+
+_TRIES = 6  # of a status that comes before its run
 
 
 @hub_task(names.MODELS_CREATE, CreateModel)
@@ -85,6 +90,8 @@ def latest(hub: Hub, message: LatestModel) -> LatestView:
 def update_status(hub: Hub, message: UpdateStatus) -> StatusView:
     """The status that stands, moved on if it may be; a new run's waiting updates are looked at at once."""
     change = runs.update_status(hub, message)
+    if message.run_id and runs.is_of_a_run_to_come(hub, message, change) and _has_time():
+        raise RunNotBegun(message.run_id, str(message.status))
     if change.changed:
         tell_others(hub)
         if change.model.status is ModelStatus.INITIATED:
@@ -96,3 +103,9 @@ def update_status(hub: Hub, message: UpdateStatus) -> StatusView:
         changed=change.changed,
         reason=change.reason,
     )
+
+
+def _has_time() -> bool:
+    """Whether nobody waits for this task's answer and it has come back a few times at most, some ten seconds in all."""
+    request = current_task.request
+    return request.ignore_result is True and request.retries < _TRIES

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from uuid import UUID
 
+from connectors.errors import Unavailable
 from connectors.records import FederatedModel
 
 
@@ -144,6 +145,13 @@ class InvalidEntry(Refused):
     def kind(self) -> str:
         """As a whole message's would be."""
         return "InvalidMessage"
+
+
+class RunNotBegun(Unavailable):
+    """No refusal yet: a status of a run that has not begun, whose beginning may still be on its way."""
+
+    def __init__(self, run_id: UUID, status: str) -> None:
+        super().__init__(f"{status} of run {run_id}, which has not begun")
 
 
 class AttributionFailed(Refused):

@@ -11,6 +11,16 @@ from tasks.domain.models import find_model, lock_model
 from tasks.hub import Hub
 
 
+def is_of_a_run_to_come(hub: Hub, message: UpdateStatus, change: StatusChange) -> bool:
+    """Whether the status changed nothing because its run has not begun, rather than because it is over.
+
+    Two messages that were sent in order may be carried out out of order: a run's beginning may be on its way.
+    """
+    if change.reason != Ignored.STALE_RUN:
+        return False
+    return message.run_id not in {run.run_id for run in hub.metadata.pull_model_runs(change.model)}
+
+
 def update_status(hub: Hub, message: UpdateStatus) -> StatusChange:
     """The status that stands, and whether this message changed it; without a status only the answer.
 

@@ -6,15 +6,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from celery import Celery
 from celery.exceptions import Retry
 from kombu.exceptions import OperationalError
 
+from connectors.records import ModelStatus
 from fedqueue.messages import names
-from tasks import events, feed
+from tasks import events, feed, models
 from tests.unit.domain.conftest import Bench
 
 
@@ -91,3 +92,24 @@ def test_a_broker_that_is_away_loses_no_event(bench: Bench, monkeypatch: pytest.
         _call(feed.add_logs if task == names.LOGS_ADD else feed.add_metrics, message)
     assert len(bench.metadata.pull_logs(model)) == len(bench.metadata.pull_metrics(model)) == 1
     assert len(bench.metadata.pull_dead_letters()) == 1
+
+
+def test_a_status_waits_a_few_times_for_its_run_to_begin_and_no_longer(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, _ = bench.model(clients=0)
+    first = uuid4()
+    with bench.metadata.transaction():
+        bench.metadata.update_model_status(model, ModelStatus.INITIATED, run_id=first)
+        bench.metadata.update_model_status(model, ModelStatus.INITIATED, run_id=uuid4())
+    monkeypatch.setattr(models.update_status, "retry", lambda exc, countdown, throw: Retry(exc=exc, when=countdown))
+
+    def tried(run_id: UUID, retries: int) -> Any:
+        message = {"model_id": str(model.uuid), "status": "RUNNING", "run_id": str(run_id)}
+        return models.update_status.apply(args=[message], retries=retries, ignore_result=True, throw=True).get()
+
+    for retries in range(6):
+        with pytest.raises(Retry, match="has not begun"):
+            tried(uuid4(), retries)
+    assert tried(uuid4(), 6)["value"]["reason"] == "stale run"
+    assert tried(first, 0)["value"]["reason"] == "stale run", "it is over, and will not begin"
