@@ -37,6 +37,7 @@ class MemoryService(MemoryFeed):
         run_id: UUID | None = None,
         user_id: str | None = None,
         event_id: UUID | None = None,
+        details: Mapping[str, Any] | None = None,
     ) -> StatusChange:
         tables = self._writing("update_model_status")
         now = tables.models[model.id]
@@ -58,7 +59,8 @@ class MemoryService(MemoryFeed):
         if status in AuditAction.__members__:
             self.add_audit(changed, AuditAction[status], user_id)
         own_id = event_id or event_id_of(changed.uuid, run, status)
-        self.add_logs([NewLog(changed.id, own_id, run, status, success=status not in FAILED_STATUSES)])
+        success = status not in FAILED_STATUSES
+        self.add_logs([NewLog(changed.id, own_id, run, status, success=success, details=details or {})])
         return StatusChange(changed, True)
 
     def _note_run(self, model: FederatedModel, status: ModelStatus, new_run: UUID | None) -> None:

@@ -243,11 +243,13 @@ class BaseMetadataConnector(ABC):
         run_id: UUID | None = None,
         user_id: str | None = None,
         event_id: UUID | None = None,
+        details: Mapping[str, Any] | None = None,
     ) -> StatusChange:
         """Where a run has come to, decided on the locked row by `connectors.run_states.decide`; None: only ask.
 
         A change writes the model, its run, one audit row and one entry of the feed. Anything else changes nothing and
         says why. `event_id` is the callback's: that event changes a status once, however often and late it comes.
+        `details` are kept in the feed's entry.
         """
 
     @abstractmethod

@@ -7,7 +7,8 @@ missing.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, func, select
@@ -49,6 +50,7 @@ def change_status(
     user_id: UUID | str | None = None,
     run_id: UUID | None = None,
     event_id: UUID | None = None,
+    details: Mapping[str, Any] | None = None,
 ) -> StatusChange | None:
     """What a status did to the model, decided on its locked row; None if there is no such model.
 
@@ -80,7 +82,8 @@ def change_status(
         _audit(session, row.id, AuditAction[to], user_id)
     session.flush()
     own_id = event_id_of(row.uuid, row.run_id, to)
-    entry = NewLog(row.id, event_id or own_id, row.run_id, to, success=to not in FAILED_STATUSES)
+    success = to not in FAILED_STATUSES
+    entry = NewLog(row.id, event_id or own_id, row.run_id, to, success=success, details=details or {})
     keep_logs(session, [entry])
     return StatusChange(to_model(row), True)
 

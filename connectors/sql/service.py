@@ -32,10 +32,11 @@ class Service(Database):
         run_id: UUID | None = None,
         user_id: str | None = None,
         event_id: UUID | None = None,
+        details: Mapping[str, Any] | None = None,
     ) -> StatusChange:
         session = self._session("update_model_status")
         change = model_service.change_status(
-            model.id, status, session, user_id=user_id, run_id=run_id, event_id=event_id
+            model.id, status, session, user_id=user_id, run_id=run_id, event_id=event_id, details=details
         )
         assert change is not None, f"model {model.id} has no row: rows of models are never removed"
         return change

@@ -87,7 +87,9 @@ class FLEvent(Message):
 
     @field_validator("details")
     @classmethod
-    def _small(cls, details: dict[str, Any]) -> dict[str, Any]:
+    def _small(cls, details: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        if details and info.data.get("metric") is not None:
+            raise PydanticCustomError("details", "a point has no room for details: send them as an event of their own")
         return check_details(details)
 
     @model_validator(mode="after")

@@ -122,6 +122,12 @@ class UpdateStatus(Message):
     run_id: UUID | None = Field(default=None, description="The training attempt; null: the model's current one.")
     user_id: UserId | None = Field(default=None, description="Who asks for it; null: the FL server.")
     event_id: UUID | None = None
+    details: dict[str, JsonValue] = Field(default_factory=dict, description="What is to be read of it in the feed.")
+
+    @field_validator("details")
+    @classmethod
+    def _small(cls, details: dict[str, Any]) -> dict[str, Any]:
+        return check_details(details)
 
 
 class StatusView(View):

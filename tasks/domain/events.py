@@ -70,6 +70,8 @@ def _fan_out(ingested: Ingested, event: FLEvent, log: str | None, sender: Sender
     message: dict[str, Any] = {"event_id": str(event.event_id), "model_id": str(event.model_id)}
     if event.run_id is not None:
         message["run_id"] = str(event.run_id)
+    if event.details:
+        message["details"] = event.details
     if event.event_type in STATUS_EVENTS:
         ingested.statuses.append(message | {"status": event.event_type})
         return
@@ -85,8 +87,6 @@ def _fan_out(ingested: Ingested, event: FLEvent, log: str | None, sender: Sender
     message |= {"event_type": event.event_type} if log is None else {"log": log}
     if not event.success:
         message["success"] = False
-    if event.details:
-        message["details"] = event.details
     ingested.logs.append(message)
 
 

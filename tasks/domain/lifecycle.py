@@ -6,6 +6,8 @@ Whoever asks, an FL server's callback, a user, or the hub's own rounds: the conn
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
 from uuid import UUID
 
 import structlog
@@ -26,6 +28,7 @@ def change_status(
     run_id: UUID | None = None,
     user_id: str | None = None,
     event_id: UUID | None = None,
+    details: Mapping[str, Any] | None = None,
 ) -> StatusChange:
     """What became of the status: changed, or standing with the reason. To be called in a transaction.
 
@@ -33,7 +36,9 @@ def change_status(
     send such in the ordinary course of things.
     """
     before = hub.metadata.lock_model(model)
-    change = hub.metadata.update_model_status(before, to, run_id=run_id, user_id=user_id, event_id=event_id)
+    change = hub.metadata.update_model_status(
+        before, to, run_id=run_id, user_id=user_id, event_id=event_id, details=details
+    )
     if change.changed:
         _tell_change(hub, before, change.model, user_id)
     else:

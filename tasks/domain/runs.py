@@ -37,7 +37,13 @@ def update_status(hub: Hub, message: UpdateStatus) -> StatusChange:
     def change(_: object) -> StatusChange:
         model = lock_model(hub, message.model_id)
         changed = change_status(
-            hub, model, status, run_id=message.run_id, user_id=message.user_id, event_id=message.event_id
+            hub,
+            model,
+            status,
+            run_id=message.run_id,
+            user_id=message.user_id,
+            event_id=message.event_id,
+            details=message.details,
         )
         if changed.reason == Ignored.REUSED and message.event_id is not None:
             raise EventReused(message.event_id)

@@ -167,6 +167,13 @@ def test_an_event_changes_a_status_once_however_late_it_comes_again(
     assert connector.pull_logs(model)[0].event_id == event_id
 
 
+def test_what_a_callback_says_of_its_status_is_kept_with_it(connector: BaseMetadataConnector, world: Any) -> None:
+    model = world.model()
+    status(connector, model, S.ERROR, details={"reason": "site-1 ran out of memory"})
+    (entry,) = connector.pull_logs(model)
+    assert (entry.event_type, entry.success, entry.details) == ("ERROR", False, {"reason": "site-1 ran out of memory"})
+
+
 def test_an_event_id_that_something_else_has_changes_no_status(connector: BaseMetadataConnector, world: Any) -> None:
     model, other = world.model(), world.model()
     entry = log(other)

@@ -52,6 +52,7 @@ def fault_of(kind: type[Message], payload: dict[str, Any]) -> tuple[str, str]:
         ({"log": "x", "fl_client_name": ""}, "fl_client_name", "at least 1 character"),
         ({"log": "x", "details": {"a": "ä" * 4_095}}, "details", "8198 bytes"),
         ({"log": "x", "details": {"a": float("inf")}}, "details.a.float", "finite"),
+        ({"metric": POINT, "global_round": 1, "details": {"a": 1}}, "details", "no room for details"),
         ({"log": "x", "colour": 1}, "colour", "Extra inputs are not permitted"),
         ({"log": "x", "run_id": "tuesday"}, "run_id", "valid UUID"),
         ({"log": "x", "event_id": None}, "event_id", "UUID"),

@@ -48,7 +48,7 @@ def told(ingested: Ingested) -> list[tuple[str, str | None]]:
 
 def test_one_event_of_each_kind_goes_to_its_task(world: World) -> None:
     run = str(uuid4())
-    status = world.event(event_type="TRAINING_STARTED", run_id=run)
+    status = world.event(event_type="TRAINING_STARTED", run_id=run, details={"reason": "all are there"})
     typed = world.event(
         event_type="CLIENT_RESULT_RECEIVED",
         fl_client_name="site-1",
@@ -62,7 +62,15 @@ def test_one_event_of_each_kind_goes_to_its_task(world: World) -> None:
     ids = {"model_id": str(world.model.uuid), "run_id": run}
     kings = {"trust_id": str(world.kings.uuid), "fl_client_name": "site-1"}
     assert list(ingested.emissions()) == [
-        (names.MODELS_UPDATE_STATUS, ids | {"event_id": status["event_id"], "status": "TRAINING_STARTED"}),
+        (
+            names.MODELS_UPDATE_STATUS,
+            ids
+            | {
+                "event_id": status["event_id"],
+                "status": "TRAINING_STARTED",
+                "details": {"reason": "all are there"},
+            },
+        ),
         (
             names.LOGS_ADD,
             {
