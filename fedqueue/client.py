@@ -37,6 +37,7 @@ from fedqueue.messages import (
 from fedqueue.messages import names as wire
 from fedqueue.payload import ModelData, SharedStore, lists_of
 from fedqueue.reading_calls import ReadingCalls
+from fedqueue.run_calls import RunCalls
 from fedqueue.tensors import Array, read_tensors
 from fedqueue.transport import CeleryTransport, Transport
 from fedqueue.trust_calls import TrustCalls
@@ -66,7 +67,7 @@ class FetchedModel:
         return self.latest.aggregate_id
 
 
-class Client(TrustCalls, FeedCalls, ReadingCalls):
+class Client(RunCalls, TrustCalls, FeedCalls, ReadingCalls):
     """A hub, seen from a service that submits to it.
 
     Without arguments it finds the hub in FEDQUEUE_BROKER_URL, FEDQUEUE_RESULT_URL and FEDQUEUE_STORE_URL, else in the

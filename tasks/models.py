@@ -18,9 +18,9 @@ from fedqueue.messages import (
     RegisterClient,
     names,
 )
-from fedqueue.messages.feed import StatusView, UpdateStatus
+from fedqueue.messages.feed import DeletedView, DeleteProject, StatusView, UpdateStatus
 from tasks.base import hint, hub_task, tell_others
-from tasks.domain import models, runs
+from tasks.domain import deletion, models, runs
 from tasks.domain.errors import RunNotBegun
 from tasks.domain.views import view_artifact, view_latest, view_model
 from tasks.hub import Hub
@@ -103,6 +103,22 @@ def update_status(hub: Hub, message: UpdateStatus) -> StatusView:
         changed=change.changed,
         reason=change.reason,
     )
+
+
+@hub_task(names.MODELS_DELETE, ModelRef)
+def delete(hub: Hub, message: ModelRef) -> DeletedView:
+    """The model deleted for good; one that had been before is not counted."""
+    deleted = deletion.delete_model(hub, message)
+    tell_others(hub)
+    return DeletedView(deleted=deleted)
+
+
+@hub_task(names.MODELS_DELETE_FOR_PROJECT, DeleteProject)
+def delete_for_project(hub: Hub, message: DeleteProject) -> DeletedView:
+    """All of the project's models deleted that had not been before, or none."""
+    deleted = deletion.delete_project(hub, message)
+    tell_others(hub)
+    return DeletedView(deleted=deleted)
 
 
 def _has_time() -> bool:

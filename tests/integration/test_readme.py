@@ -159,6 +159,9 @@ RULES: dict[str, Callable[[str, ReadmeHub, Path], None]] = {
     f"{PYTHON} -m worker models": shows_something,
     f"{PYTHON} -m worker dead-letters --json": shows_something,
     f"{PYTHON} -m worker health": shows_something,
+    f'{PYTHON} -m worker trusts add "King\'s College Hospital" --code KCH': shows_something,
+    f"{PYTHON} -m worker trusts slot site-1 KCH": shows_something,
+    f"{PYTHON} -m worker trusts list": shows_something,
 }
 
 
@@ -184,7 +187,7 @@ def test_commands_named_in_passing_exist(hub: ReadmeHub, tmp_path: Path) -> None
     """In running text: `python -m worker …`, `make …` and the views that take a model."""
     text = README.read_text() + PRODUCTION.read_text()
     helped = hub.run([sys.executable, "-m", "worker", "--help"], tmp_path)
-    named = set(re.findall(r"python -m worker ([a-z-]+)", text)) | set(re.findall(r"`([a-z]+) MODEL`", text))
+    named = set(re.findall(r"python -m worker ([a-z-]+)", text)) | set(re.findall(r"`([a-z-]+) MODEL`", text))
     assert {"config", "rounds", "health"} <= named
     for name in named:
         assert re.search(rf"^\W*{name} ", helped, re.M), f"python -m worker {name} is no command"

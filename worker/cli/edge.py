@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -87,7 +88,7 @@ def command_hub() -> Iterator[Hub]:
     from worker.bootstrap import build_metadata, build_model_data
     from worker.plugins import load_plugins
 
-    with readable_errors():
+    with readable_errors(), _only_warnings_logged():
         load_plugins(settings)
         metadata = build_metadata(settings)
         try:
@@ -97,3 +98,19 @@ def command_hub() -> Iterator[Hub]:
             fail(refused.reason)
         finally:
             metadata.close()
+
+
+@contextmanager
+def _only_warnings_logged() -> Iterator[None]:
+    """What the rules log of themselves would stand amid the answer: a command says itself what came of it."""
+    import structlog
+
+    before = structlog.get_config()
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
+        logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
+    )
+    try:
+        yield
+    finally:
+        structlog.configure(**before)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from worker.cli import checks, combine, demo, processes, provenance, reading, trusts, views
+from worker.cli import checks, combine, demo, processes, provenance, reading, runs, trusts, views
 
 app = typer.Typer(
     name="python -m worker",
@@ -20,6 +20,7 @@ views.add_to(app)
 reading.add_to(app)
 combine.add_to(app)
 provenance.add_to(app)
+runs.add_to(app)
 trusts.add_to(app)
 demo.add_to(app)
 

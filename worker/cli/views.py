@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 Json = Annotated[bool, typer.Option("--json", help="As JSON.")]
 Limit = Annotated[int, typer.Option(min=1, help="Show at most so many.")]
+Deleted = Annotated[bool, typer.Option("--deleted", help="Also those that were deleted.")]
 OfModel = Annotated[str, typer.Argument(metavar="MODEL", help="The model's id or UUID.")]
 
 
@@ -49,11 +50,12 @@ def status(as_json: Json = False) -> None:
     typer.echo(f"{seen['broker']}; {seen['models']} models; {seen['dead_letters']} dead letters")
 
 
-def models(limit: Limit = 100, as_json: Json = False) -> None:
+def models(limit: Limit = 100, deleted: Deleted = False, as_json: Json = False) -> None:
     """List the models."""
     columns = ("id", "uuid", "name", "status", "aggregator", "requirement", "head", "updates")
+    shown = (*columns, "deleted") if deleted else columns
     with hub_metadata() as metadata:
-        found = metadata.pull_federated_models(limit=limit)
+        found = metadata.pull_federated_models(limit=limit, deleted=deleted)
         counts = metadata.count_model_updates_by_model(found)
     if as_json:
         show_json([asdict(model) | {s.value.lower(): n for s, n in counts[model.id].items()} for model in found])
@@ -63,7 +65,7 @@ def models(limit: Limit = 100, as_json: Json = False) -> None:
         | {"updates": ", ".join(f"{n} {s.value.lower()}" for s, n in counts[model.id].items() if n) or None}
         for model in found
     ]
-    _show("models", columns, rows, spare=("requirement", "aggregator", "uuid"))
+    _show("models", shown, rows, spare=("requirement", "aggregator", "uuid"))
 
 
 def updates(model: OfModel, limit: Limit = 100, as_json: Json = False) -> None:

@@ -9,9 +9,11 @@ import pytest
 
 from connectors.errors import StoreUnavailable
 from connectors.records import FederatedModel, ModelStatus, RoundState, UpdateStatus
+from fedqueue.messages import ModelRef
 from tasks.domain import rounds
 from tasks.domain.claiming import Begun, begin_round
 from tasks.domain.combining import Culprit, RoundFailed
+from tasks.domain.deletion import delete_model
 from tasks.domain.rounds import finish_round, run_round
 from tests.unit.domain.conftest import Bench
 
@@ -25,8 +27,7 @@ def begun_round(bench: Bench, model: FederatedModel) -> Begun:
 
 
 def delete(bench: Bench, model: FederatedModel) -> None:
-    with bench.metadata.transaction():
-        bench.metadata.change_federated_model(model, {"deleted": True})
+    assert delete_model(bench.hub, ModelRef(model_id=model.uuid)) == 1
 
 
 def check_untouched(bench: Bench, model: FederatedModel) -> None:
