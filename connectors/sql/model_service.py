@@ -8,21 +8,73 @@ missing.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import asdict, is_dataclass, replace
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
+from pydantic import BaseModel
 from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import Session
 
-from connectors.records import AuditAction, ModelStatus, NewLog, StatusChange, Trust
+from connectors.plots import Plot, plots_of
+from connectors.records import ALL, AuditAction, Kept, ModelStatus, NewLog, StatusChange, Trust, WhichRun
 from connectors.run_states import FAILED_STATUSES, FINAL, Ignored, as_status, decide, event_id_of
 from connectors.sql.entries import keep_logs
-from connectors.sql.mapping import to_model, to_trust
-from connectors.sql.rows import AuditRow, FederatedModelRow, FLKitSlotRow, LogRow, ModelRunRow, TrustRow
+from connectors.sql.mapping import to_metric, to_model, to_trust
+from connectors.sql.rows import (
+    AuditRow,
+    FederatedModelRow,
+    FLKitSlotRow,
+    LogRow,
+    MetricRow,
+    ModelRunRow,
+    ModelTrustRow,
+    TrustRow,
+)
 from connectors.sql.rows.base import now
+from fedqueue.messages import Policy
 
 ModelId = UUID | int | str  # the UUID, or the row's id
 _AT_ONCE = 1000  # values bound in one question
+
+
+# What only the hub's rules can check, which know the aggregators and requirements there are.
+_CHECKED_BY_THE_HUB = frozenset(
+    {
+        "aggregator",
+        "aggregator_params",
+        "requirement",
+        "requirement_args",
+        "allow_repeats",
+        "update_schema",
+        "client_agg_results_schema",
+    }
+)
+_EDITABLE = Policy.model_fields.keys() - _CHECKED_BY_THE_HUB - {"v"}
+
+
+def edit_model(model_id: ModelId, model_details: Any, user_id: UUID | str | None, session: Session) -> None:
+    """Change what `model_details` names: a mapping, a pydantic model or any object with such attributes.
+
+    Name, description and whatever else of a model's policy needs no registry to be checked; aggregators, requirements
+    and schemas are edited by the task fedqueue.models.edit. Audited if anything changed.
+    Raises: ValueError for a model that is missing, a field that can't be edited here, or a value that breaks its rule.
+    """
+    given = _fields_of(model_details)
+    refused = sorted(given.keys() - _EDITABLE)
+    if refused:
+        raise ValueError(f"edit_model can't set {', '.join(refused)}: it sets {', '.join(sorted(_EDITABLE))}")
+    checked = Policy(**given)
+    row = _locked(session, model_id)
+    if row is None or row.deleted:
+        raise _missing(model_id)
+    differing = {name: getattr(checked, name) for name in given if getattr(checked, name) != getattr(row, name)}
+    if not differing:
+        return
+    for name, value in differing.items():
+        setattr(row, name, value)
+    _audit(session, row.id, AuditAction.EDIT, user_id)
+    session.flush()
 
 
 def update_model_status(
@@ -110,6 +162,125 @@ def _note_run(session: Session, row: FederatedModelRow, status: ModelStatus, new
     found.finished_at = now() if status in FINAL else None
 
 
+def add_log(
+    model_id: ModelId,
+    log: str | None,
+    session: Session,
+    success: bool = True,
+    trust: Trust | TrustRow | UUID | None = None,
+    fl_client_name: str | None = None,
+    event_type: str | None = None,
+    global_round: int | None = None,
+    details: Mapping[str, Any] | None = None,
+    *,
+    run_id: UUID | None = None,
+    event_id: UUID | None = None,
+) -> Kept:
+    """Add an entry to the model's feed: free text (`log`) or a typed event (`event_type`), never both.
+
+    Without a trust, the one to whom the slot `fl_client_name` is assigned; the name is kept whether or not it is
+    anybody's. `event_id` makes a repeat harmless; without it every call is a new entry. `run_id` None: the model's run.
+    Raises: ValueError for a missing model, an unknown trust, or an entry that is both or neither.
+    """
+    if (log is None) == (event_type is None):
+        raise ValueError("an entry of the feed is either free text (log) or a typed event (event_type)")
+    row_id = _find(session, model_id)
+    if row_id is None:
+        raise _missing(model_id)
+    if trust is None and fl_client_name is not None:
+        trust = resolve_trust_from_fl_client_name(fl_client_name, session)
+    entry = NewLog(
+        row_id,
+        event_id or uuid4(),
+        run_id,
+        event_type,
+        log,
+        success,
+        None if trust is None else _id_of_trust(session, trust),
+        fl_client_name,
+        global_round,
+        details or {},
+    )
+    (kept,) = keep_logs(session, [entry])
+    if kept is Kept.DELETED:
+        raise _missing(model_id)
+    return kept
+
+
+def delete_model(model_id: ModelId, user_id: UUID | str | None, session: Session) -> None:
+    """Delete the model: its row stays, and accepts nothing more. Audited.
+
+    Raises: ValueError if there is no such model, or none any more.
+    """
+    which = _which(model_id)
+    if which is None or delete_all(session, which, user_id) == 0:
+        raise _missing(model_id)
+
+
+def delete_models(
+    project_id: UUID | str, user_id: UUID | str | None, session: Session, ensure_deletion: bool = True
+) -> int:
+    """Delete the project's models that are not deleted yet, each with its audit row; how many they were.
+
+    All of them or, if the caller rolls back, none.
+    Raises: ValueError if there was none to delete, so that a mistaken project is found out. Whoever deletes a project
+    that may be empty, or again, says `ensure_deletion=False` and gets 0.
+    """
+    deleted = delete_all(session, FederatedModelRow.project_id == str(project_id), user_id)
+    if deleted == 0 and ensure_deletion:
+        raise ValueError(f"project {project_id} has no model that could be deleted")
+    return deleted
+
+
+def get_model_status(model_id: ModelId, session: Session) -> ModelStatus | None:
+    """The model's status; None if there is no such model."""
+    which = _which(model_id)
+    if which is None:
+        return None
+    found = session.scalar(select(FederatedModelRow.status).where(which, FederatedModelRow.deleted.is_(False)))
+    return None if found is None else ModelStatus(found)
+
+
+def resolve_trust_from_fl_client_name(fl_client_name: str, session: Session) -> Trust | None:
+    """The trust to whom the FL kit slot of that name is assigned; None for an unknown or unassigned one."""
+    return trusts_of_slots(session, [fl_client_name]).get(fl_client_name)
+
+
+def validate_trust_ids(model_id: ModelId, trust_ids: Collection[UUID | str], session: Session) -> bool:
+    """Whether every one of these trusts (by UUID) is approved for the model; False for a missing model."""
+    row_id = _find(session, model_id)
+    if row_id is None:
+        return False
+    approved = session.scalars(
+        select(TrustRow.uuid)
+        .join(ModelTrustRow, ModelTrustRow.trust_id == TrustRow.id)
+        .where(ModelTrustRow.model_id == row_id)
+    )
+    return {str(trust_id) for trust_id in trust_ids} <= {str(trust_id) for trust_id in approved}
+
+
+def get_metrics(model_id: ModelId, session: Session, *, run_id: WhichRun = ALL, per_run: bool = False) -> list[Plot]:
+    """The model's plots: one per (label, x_label), in it one series per trust, its points ascending by x, ties in
+    the order of their arrival; nothing for a missing model.
+
+    A series is called by its trust's code, else name; trusts are told apart by id, whatever they are called. Points
+    without a trust make one series per `fl_client_name`. `run_id`: of that run alone; `per_run`: one series per trust
+    and run.
+    """
+    row_id = _find(session, model_id)
+    if row_id is None:
+        return []
+    statement = select(MetricRow).where(MetricRow.model_id == row_id)
+    if run_id is not ALL:
+        statement = statement.where(MetricRow.run_id == run_id)
+    metrics = [to_metric(row) for row in session.scalars(statement.order_by(MetricRow.id))]
+    if not per_run:
+        metrics = [replace(metric, run_id=None) for metric in metrics]
+    named = {metric.trust_id for metric in metrics if metric.trust_id is not None}
+    trusts = session.scalars(select(TrustRow).where(TrustRow.id.in_(named)))
+    return plots_of(metrics, [to_trust(row) for row in trusts])
+
+
 def delete_all(session: Session, which: ColumnElement[bool], user_id: UUID | str | None) -> int:
     """Delete the models that `which` selects and that are not deleted, each with its audit row; how many they were."""
     # FOR UPDATE, in ascending order: it waits even for those who only share the row, and write under it.
@@ -157,6 +328,35 @@ def _which(model_id: ModelId) -> ColumnElement[bool] | None:
         except ValueError:
             return None
     return FederatedModelRow.uuid == model_id if isinstance(model_id, UUID) else FederatedModelRow.id == model_id
+
+
+def _find(session: Session, model_id: ModelId) -> int | None:
+    """The row id of a model that is not deleted."""
+    which = _which(model_id)
+    if which is None:
+        return None
+    return session.scalar(select(FederatedModelRow.id).where(which, FederatedModelRow.deleted.is_(False)))
+
+
+def _missing(model_id: ModelId) -> ValueError:
+    return ValueError(f"there is no model {model_id}, or it was deleted")
+
+
+def _id_of_trust(session: Session, trust: Trust | TrustRow | UUID) -> int:
+    if not isinstance(trust, UUID):
+        return trust.id
+    found = session.scalar(select(TrustRow.id).where(TrustRow.uuid == trust))
+    if found is None:
+        raise ValueError(f"there is no trust {trust}")
+    return found
+
+
+def _fields_of(details: Any) -> dict[str, Any]:
+    if isinstance(details, Mapping):
+        return dict(details)
+    if isinstance(details, BaseModel):
+        return details.model_dump(exclude_unset=True, exclude={"v"})
+    return asdict(details) if is_dataclass(details) and not isinstance(details, type) else dict(vars(details))
 
 
 def _locked(session: Session, model_id: ModelId) -> FederatedModelRow | None:

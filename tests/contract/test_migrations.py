@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from alembic.autogenerate import compare_metadata
@@ -16,11 +17,13 @@ from sqlalchemy.exc import IntegrityError
 
 import connectors.sql.migrate as migrations
 from connectors.errors import DatabaseUnavailable, SchemaOutdated
-from connectors.records import UpdateStatus
+from connectors.records import NewLog, NewMetric, UpdateStatus
 from connectors.sql.connector import SqlAlchemyMetadataConnector
 from connectors.sql.migrate import newest_revision
 from connectors.sql.rows import Base
 from tests.contract.conftest import World, database_url
+
+_SCRIPTS = str(Path(migrations.__file__).parent / "migrations")
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -82,7 +85,7 @@ def test_what_was_kept_survives_every_step_down_and_up(database: SqlAlchemyMetad
     world.update(model)
     world.post(model)
     world.update(model)
-    revisions = ScriptDirectory(str(Path(migrations.__file__).parent / "migrations")).walk_revisions()
+    revisions = ScriptDirectory(_SCRIPTS).walk_revisions()
     for revision in [r.revision for r in revisions][1:]:
         database.downgrade_database(revision)
         assert database.schema_revision() == revision
@@ -90,6 +93,37 @@ def test_what_was_kept_survives_every_step_down_and_up(database: SqlAlchemyMetad
     assert world.now(model).name == "kept"
     counts = database.count_model_updates(model)
     assert (counts[UpdateStatus.COMPLETE], counts[UpdateStatus.PENDING]) == (1, 1)
+
+
+def test_a_worker_of_the_version_before_goes_on_writing_on_the_newer_schema(
+    database: SqlAlchemyMetadataConnector,
+) -> None:
+    """Migrations come first, workers follow one by one: a column that they do not know must not be missed."""
+    newest, before = [r.revision for r in ScriptDirectory(_SCRIPTS).walk_revisions()][:2]
+    database.update_database()
+    world = World(database)
+    model = world.model()
+    with database.transaction():
+        database.add_logs([NewLog(model.id, uuid4(), log="said")])
+        database.add_metrics(
+            [NewMetric(model_id=model.id, event_id=uuid4(), label="loss", x_label="x", x_value=1.0, result=2.0)]
+        )
+    tables = ["federated_model", "model_log", "model_metric"]
+    database.downgrade_database(before)
+    # What that version names in its INSERTs is what its schema has.
+    known = {table: [each["name"] for each in inspect(database.engine).get_columns(table)] for table in tables}
+    database.update_database()
+    assert database.schema_revision() == newest
+    with database.engine.begin() as connection:
+        connection.execute(text("UPDATE model_log SET event_id = NULL"))
+        connection.execute(text("UPDATE model_metric SET event_id = NULL"))
+        for table in tables:
+            names = [name for name in known[table] if name not in ("id", "uuid")]
+            values = ", ".join(names)
+            key, value = (", uuid", f", '{uuid4().hex}'") if table == "federated_model" else ("", "")
+            connection.execute(text(f"INSERT INTO {table} ({values}{key}) SELECT {values}{value} FROM {table}"))
+    assert len(database.pull_federated_models()) == 2
+    assert (len(database.pull_logs(model)), len(database.pull_metrics(model))) == (2, 2)
 
 
 def test_an_empty_database_is_not_ready_and_says_what_to_do(database: SqlAlchemyMetadataConnector) -> None:
