@@ -273,11 +273,40 @@ def test_a_status_callback_moves_the_run_on_and_a_repeat_is_harmless(world: Worl
     training = world.client.send_event(model.uuid, "TRAINING_STARTED", run_id=run)
     wait_for(lambda: status_of(world, model) == "RUNNING")
     world.client.send_event(model.uuid, "TRAINING_STARTED", run_id=run, event_id=training)
-    world.client.send_event(model.uuid, "STOPPED", run_id=run)
-    wait_for(lambda: status_of(world, model) == "STOPPED")
-    told = [entry.event_type for entry in world.metadata.pull_logs(model)]
-    assert told == ["INITIATED", "RUNNING", "STOPPED"]
+    world.client.send_event(model.uuid, "ERROR", run_id=run, details={"reason": "site-1 ran out of memory"})
+    wait_for(lambda: status_of(world, model) == "ERROR")
+    feed = world.metadata.pull_logs(model)
+    assert [entry.event_type for entry in feed] == ["INITIATED", "RUNNING", "ERROR"]
+    assert feed[-1].details == {"reason": "site-1 ran out of memory"}
     assert world.letters(training) == []
+
+
+def test_a_status_that_overtakes_its_run_s_beginning_is_not_lost(world: World) -> None:
+    """Two workers may carry out in any order what was sent in one; an earlier run's status stays without effect."""
+    model = world.model()
+    first, second = uuid4(), uuid4()
+    for status in ("INITIATED", "STOPPED"):
+        world.client.update_status(model.uuid, status, run_id=first)
+    world.client.send_event(model.uuid, "TRAINING_STARTED", run_id=second, wait=True)
+    time.sleep(0.5)
+    assert status_of(world, model) == "STOPPED"
+    world.client.send_event(model.uuid, "INITIATED", run_id=second)
+    wait_for(lambda: status_of(world, model) == "RUNNING")
+    world.client.send_event(model.uuid, "ERROR", run_id=first, wait=True)
+    world.client.send_event(model.uuid, "RESULTS_UPLOADED", run_id=second)
+    wait_for(lambda: status_of(world, model) == "RESULTS_UPLOADED")
+    told = [entry.event_type for entry in world.metadata.pull_logs(model)]
+    assert told == ["INITIATED", "STOPPED", "INITIATED", "RUNNING", "RESULTS_UPLOADED"]
+
+
+def test_a_status_of_a_run_that_nobody_began_is_answered_at_once(world: World) -> None:
+    model = world.model()
+    first = uuid4()
+    world.client.update_status(model.uuid, "INITIATED", run_id=first)
+    began = time.monotonic()
+    answer = world.client.update_status(model.uuid, "RUNNING", run_id=uuid4())
+    assert (answer.status, answer.changed, answer.reason) == ("INITIATED", False, "stale run")
+    assert time.monotonic() - began < 5
 
 
 def status_of(world: World, model: FederatedModel) -> str:
