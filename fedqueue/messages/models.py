@@ -81,7 +81,7 @@ class EditModel(Message):
 
 
 class ModelRef(Message):
-    """fedqueue.models.get, pause, resume: the model meant."""
+    """fedqueue.models.get, pause, resume, delete: the model meant."""
 
     model_id: UUID
     user_id: str | None = Field(default=None, max_length=200)

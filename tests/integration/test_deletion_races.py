@@ -18,14 +18,17 @@ from fedqueue.messages import (
     AddScore,
     CreateModel,
     EditModel,
+    ModelRef,
     Policy,
     PublishModel,
     RegisterClient,
     SubmitModelUpdate,
 )
+from tasks.domain.claiming import Begun, begin_round
+from tasks.domain.deletion import delete_model
 from tasks.domain.errors import ModelReused, Refused, UnknownModel
 from tasks.domain.models import create_model, edit_model, publish_model, register_client, set_paused
-from tasks.domain.rounds import run_round
+from tasks.domain.rounds import finish_round, run_round
 from tasks.domain.scores import add_score
 from tasks.domain.submission import submit_update
 from tasks.hub import Hub
@@ -99,13 +102,42 @@ def test_what_waits_for_the_lock_of_a_model_that_is_being_deleted_is_refused(
         asking.start()
         time.sleep(0.3)
         assert asking.is_alive(), "it does not wait for the lock: this shows nothing"
-        hub.metadata.change_federated_model(model, {"deleted": True})
+        hub.metadata.delete_federated_models([model])
     asking.join(30)
     assert [type(each) for each in answers] == [UnknownModel]
 
 
 def test_a_deleted_model_s_id_makes_no_other_model(hub: Hub, model: FederatedModel) -> None:
-    with hub.metadata.transaction():
-        hub.metadata.change_federated_model(model, {"deleted": True})
+    delete_model(hub, ModelRef(model_id=model.uuid))
     with pytest.raises(ModelReused, match=r"was deleted: choose a new model_id"):
         create_model(hub, CreateModel(model_id=model.uuid, data_format="json", requirement=None))
+
+
+@pytest.mark.parametrize("first", ["deletion", "post", "neither"])
+def test_a_round_and_the_deletion_of_its_model_come_one_after_the_other(
+    first: str, hub: Hub, model: FederatedModel, client_id: UUID
+) -> None:
+    """Either its aggregate was there before, or nothing of the round is; no update is left on the way."""
+    _submit(hub, model.uuid, client_id)
+    begun = hub.metadata.transact(lambda transaction: begin_round(hub, model.id, transaction))
+    assert isinstance(begun, Begun)
+    delays = {"deletion": (0.0, 0.2), "post": (0.2, 0.0), "neither": (0.0, 0.0)}[first]
+
+    def delete() -> None:
+        time.sleep(delays[0])
+        assert delete_model(hub, ModelRef(model_id=model.uuid, user_id="ada")) == 1
+
+    deleting = threading.Thread(target=delete)
+    deleting.start()
+    time.sleep(delays[1])
+    outcome = finish_round(hub, begun).outcome
+    deleting.join(30)
+    posted = [aggregate.number for aggregate in hub.metadata.pull_model_aggregates(model)]
+    (newest,) = hub.metadata.pull_model_updates(model)[1:]
+    if outcome == "posted":
+        assert (posted, newest.status) == ([1, 2], "COMPLETE")
+    else:
+        assert (outcome, posted, newest.status, newest.attempts) == ("deleted", [1], "PENDING", 0)
+    assert first == "neither" or (outcome == "posted") is (first == "post")
+    assert [log.event_type for log in hub.metadata.pull_logs(model) if not log.success] == []
+    assert hub.metadata.pull_models_to_aggregate() == []
