@@ -60,8 +60,7 @@ def ingest_events(hub: Hub, messages: Sequence[IngestEvents]) -> Ingested:
             sender, log = Sender(), unattributed(log, event.fl_client_name)
         _fan_out(ingested, event, log, sender)
     ingested.refused = batch.refused
-    for i, message in enumerate(messages):
-        refused = batch.refused_of(i)
+    for message, refused in zip(messages, batch.refusals(len(messages)), strict=True):
         ingested.views.append(IngestView(accepted=len(message.events) - len(refused), refused=refused))
     return ingested
 

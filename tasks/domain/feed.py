@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -12,7 +13,7 @@ from fedqueue.messages import names
 from fedqueue.messages.feed import AddedView, AddLogs, AddMetrics, LogMessage, MetricMessage
 from tasks.domain.attribution import Sender, Senders, unattributed
 from tasks.domain.errors import AttributionFailed, EventReused, UnknownModel
-from tasks.domain.judging import Batch, Entry, Place, keep_refused, places
+from tasks.domain.judging import Batch, Entry, keep_refused, places
 from tasks.hub import Hub
 
 M = TypeVar("M", LogMessage, MetricMessage)
@@ -109,16 +110,13 @@ def _write(
         return kept, found
 
     kept, batch = hub.metadata.transact(write)
-    added = [entry.place for (entry, _), became in zip(made, kept, strict=True) if became is Kept.NEW]
-    repeated = [entry.place for (entry, _), became in zip(made, kept, strict=True) if became is Kept.REPEATED]
-    repeated += batch.repeated
-    if repeated or batch.refused:
-        _log.info("feed.written", task=task, added=len(added), repeated=len(repeated), refused=len(batch.refused))
-    return [
-        AddedView(added=_count(added, i), repeated=_count(repeated, i), refused=batch.refused_of(i))
-        for i in range(messages)
+    became = Counter((entry.place.message, each) for (entry, _), each in zip(made, kept, strict=True))
+    became.update((place.message, Kept.REPEATED) for place in batch.repeated)
+    views = [
+        AddedView(added=became[i, Kept.NEW], repeated=became[i, Kept.REPEATED], refused=refused)
+        for i, refused in enumerate(batch.refusals(messages))
     ]
-
-
-def _count(found: Sequence[Place], message: int) -> int:
-    return sum(place.message == message for place in found)
+    added, repeated = sum(view.added for view in views), sum(view.repeated for view in views)
+    if repeated or batch.refused:
+        _log.info("feed.written", task=task, added=added, repeated=repeated, refused=len(batch.refused))
+    return views

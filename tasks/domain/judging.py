@@ -107,10 +107,12 @@ class Batch(Generic[E]):
                 self.refuse(entry, UnknownModel(entry.message.model_id))
         return models
 
-    def refused_of(self, message: int) -> list[EventRefusal]:
-        """Why entries of that message were refused, in its order."""
-        mine = [each for each in self.refused if each.place.message == message]
-        return [each.refusal for each in sorted(mine, key=lambda each: each.place.index)]
+    def refusals(self, messages: int) -> list[list[EventRefusal]]:
+        """For each message: why entries of it were refused, in its order."""
+        found: list[list[EventRefusal]] = [[] for _ in range(messages)]
+        for each in sorted(self.refused, key=lambda each: each.place.index):
+            found[each.place.message].append(each.refusal)
+        return found
 
     def _note(self, place: Place, payload: Any, refused: Refused) -> None:
         event_id = payload.get("event_id") if isinstance(payload, dict) else None
