@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 from connectors.errors import DatabaseUnavailable, TransactionRequired
 from connectors.metadata import BaseMetadataConnector, Transaction
 from connectors.sql.engine import for_reading, is_passing, is_unique, open_engine
+from connectors.sql.held import HubSession
 from connectors.sql.rows import Base
 
 T = TypeVar("T")
@@ -53,7 +54,7 @@ class Database(BaseMetadataConnector):
         """
         if getattr(self._open, "session", None) is not None:
             raise RuntimeError("a transaction is open in this thread: transactions are not nested")
-        with self._faults_named(), Session(self.engine, expire_on_commit=False) as session:
+        with self._faults_named(), HubSession(self.engine, expire_on_commit=False) as session:
             transaction = SqlTransaction(session)
             self._open.session = session
             try:

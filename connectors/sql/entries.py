@@ -28,6 +28,7 @@ from sqlalchemy.orm import Session
 from connectors.records import Kept, LogEntry, Metric, NewLog, NewMetric
 from connectors.repeats import first_of_each, is_same_log, is_same_metric, what_became
 from connectors.sql.engine import is_unique
+from connectors.sql.held import held_models
 from connectors.sql.mapping import to_log, to_metric
 from connectors.sql.rows import Base, FederatedModelRow, LogRow, MetricRow
 from connectors.sql.rows.base import now
@@ -67,9 +68,11 @@ def _live_models(
     session: Session, entries: Sequence[NewLog | NewMetric], locked: Select[FederatedModelRow]
 ) -> dict[int, UUID | None]:
     """By id, the present run of each model that is not deleted; locked by ascending id: no two wait in a ring."""
-    ids = sorted({entry.model_id for entry in entries})
+    held = held_models(session)
+    asked = {entry.model_id for entry in entries}
+    ids = sorted(asked - held.keys())
     columns = (FederatedModelRow.id, FederatedModelRow.run_id, FederatedModelRow.deleted)
-    live = {}
+    live = {model_id: held[model_id].run_id for model_id in asked & held.keys() if not held[model_id].deleted}
     for start in range(0, len(ids), _AT_ONCE):
         statement = locked.with_only_columns(*columns).where(FederatedModelRow.id.in_(ids[start : start + _AT_ONCE]))
         for model_id, run_id, deleted in session.execute(statement.order_by(FederatedModelRow.id)):

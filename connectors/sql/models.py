@@ -13,6 +13,7 @@ from connectors.metadata import uuids_among
 from connectors.records import CLAIMABLE_STATUSES, Client, FederatedModel, UpdateStatus
 from connectors.sql.clock import now_ms
 from connectors.sql.database import Database
+from connectors.sql.held import hold
 from connectors.sql.mapping import to_client, to_model
 from connectors.sql.rows import ClientRow, FederatedModelRow, ModelClientRow, ModelUpdateRow
 
@@ -59,12 +60,13 @@ class Models(Database):
         return to_model(row)
 
     def lock_model(self, model: FederatedModel) -> FederatedModel:
-        self._session("lock_model")
+        session = self._session("lock_model")
         # SQLite knows no FOR UPDATE and needs none: BEGIN IMMEDIATE has locked the whole database. PostgreSQL: FOR NO
         # KEY UPDATE, one at a time, beside those who only share the row to write metrics under it.
         statement = select(FederatedModelRow).where(FederatedModelRow.id == model.id).with_for_update(key_share=True)
         row = self._first(statement)
         assert row is not None, f"model {model.id} has no row: rows of models are never removed"
+        hold(session, row)
         return to_model(row)
 
     def change_federated_model(self, model: FederatedModel, changes: Mapping[str, Any]) -> FederatedModel:

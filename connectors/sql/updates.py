@@ -21,6 +21,7 @@ from connectors.records import (
 )
 from connectors.sql.clock import now_ms
 from connectors.sql.database import Database
+from connectors.sql.held import held_models
 from connectors.sql.mapping import to_update
 from connectors.sql.rows import FederatedModelRow, ModelAggregateRow, ModelClientRow, ModelUpdateRow
 
@@ -31,9 +32,15 @@ class Updates(Database):
     """The connector's part for updates."""
 
     def add_model_update(self, update: ModelUpdate) -> ModelUpdate:
-        # Shared until the end: deletion waits, so none comes in behind it.
-        shared = select(FederatedModelRow.deleted).where(FederatedModelRow.id == update.model_id)
-        if self._session("add_model_update").scalar(shared.with_for_update(read=True, key_share=True)):
+        session = self._session("add_model_update")
+        held = held_models(session).get(update.model_id)
+        if held is None:
+            # Shared until the end: deletion waits, so none comes in behind it.
+            shared = select(FederatedModelRow.deleted).where(FederatedModelRow.id == update.model_id)
+            is_deleted = session.scalar(shared.with_for_update(read=True, key_share=True))
+        else:
+            is_deleted = held.deleted
+        if is_deleted:
             raise ModelDeleted(update.model_id)
         row = ModelUpdateRow(
             model_id=update.model_id,

@@ -1,0 +1,92 @@
+"""How many statements an update takes on its way: nearly all of its time is theirs (docs/benchmarks.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, event
+
+from connectors.records import ModelStatus, NewLog
+from connectors.sql.connector import SqlAlchemyMetadataConnector
+from tasks.domain.claiming import Begun, begin_round
+from tasks.domain.rounds import finish_round
+from tests.chaos.domain_hub import add_model, domain_hub, submit
+
+# Submission, claim, post. SQLite looks for entries before it inserts them, and is told to end each transaction.
+_MOST = {"postgresql": (11, 17, 16), "sqlite": (14, 20, 19)}
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def metadata(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[SqlAlchemyMetadataConnector]:
+    is_sqlite = request.param == "sqlite"
+    url = f"sqlite:///{tmp_path}/hub.db" if is_sqlite else request.getfixturevalue("postgres_url")
+    metadata = SqlAlchemyMetadataConnector(url)
+    metadata.update_database()
+    yield metadata
+    metadata.close()
+
+
+@contextmanager
+def statements() -> Iterator[list[str]]:
+    """Those that are sent within the block."""
+    sent: list[str] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
+        if not statement.startswith("BEGIN"):  # SQLite's, which are spelt out
+            sent.append(statement)
+
+    event.listen(Engine, "before_cursor_execute", note)
+    try:
+        yield sent
+    finally:
+        event.remove(Engine, "before_cursor_execute", note)
+
+
+def test_an_update_takes_no_more_statements_than_it_did(metadata: SqlAlchemyMetadataConnector, tmp_path: Path) -> None:
+    """From the submission to the aggregate, its feed's entries and the savepoints included."""
+    hub = domain_hub(metadata, tmp_path)
+    model, (client,) = add_model(hub, 1)
+    counts: list[tuple[int, int, int]] = []
+    for value in (1.0, 2.0):
+        with statements() as submitted:
+            submit(hub, model, client, value, num_examples=3)
+        with statements() as claimed:
+            begun = metadata.transact(lambda transaction: begin_round(hub, model.id, transaction))
+        assert isinstance(begun, Begun)
+        with statements() as posted:
+            assert finish_round(hub, begun).outcome == "posted"
+        counts.append((len(submitted), len(claimed), len(posted)))
+    # The first round has more to do: the model's tensors, its first client's status.
+    most = _MOST[metadata.engine.dialect.name]
+    assert all(count <= limit for count, limit in zip(counts[1], most, strict=True)), (counts[1], most)
+
+
+def test_what_is_read_under_the_lock_is_not_asked_again(metadata: SqlAlchemyMetadataConnector, tmp_path: Path) -> None:
+    model, _ = add_model(domain_hub(metadata, tmp_path), 1)
+    with metadata.transaction(), statements() as sent:
+        metadata.lock_model(model)
+        metadata.add_logs([NewLog(model_id=model.id, event_id=model.uuid, log="one")])
+    assert sum("federated_model" in statement for statement in sent) == 1
+
+
+def test_what_was_held_is_forgotten_when_the_model_changes(
+    metadata: SqlAlchemyMetadataConnector, tmp_path: Path
+) -> None:
+    """An entry belongs to the run that the model is in when it is written, within one transaction too."""
+    model, _ = add_model(domain_hub(metadata, tmp_path), 1)
+    first, second = type(model.uuid)(int=1), type(model.uuid)(int=2)
+    with metadata.transaction():
+        metadata.update_model_status(metadata.lock_model(model), ModelStatus.INITIATED, run_id=first)
+        locked = metadata.lock_model(model)
+        metadata.add_logs([NewLog(model_id=model.id, event_id=model.uuid, log="of the first run")])
+        metadata.update_model_status(locked, ModelStatus.INITIATED, run_id=second)
+        metadata.add_logs([NewLog(model_id=model.id, event_id=first, log="of the second run")])
+        metadata.lock_model(model)
+        metadata.delete_federated_models([locked])
+        metadata.add_logs([NewLog(model_id=model.id, event_id=second, log="of a deleted model")])
+    texts = [(entry.run_id, entry.log) for entry in metadata.pull_logs(model) if entry.log]
+    assert texts == [(first, "of the first run"), (second, "of the second run")]
