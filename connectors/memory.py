@@ -36,7 +36,7 @@ from connectors.records import (
 )
 
 _RETRYABLE = (UpdateStatus.PENDING, UpdateStatus.FAILED)
-_GUARDED = {"id", "uuid", "fence", "lease_until", "head", "created_at", "updated_at"}
+_GUARDED = {"id", "uuid", "fence", "lease_until", "head", "status", "run_id", "deleted", "created_at", "updated_at"}
 
 
 class InMemoryMetadataConnector(MemoryService):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from connectors.errors import AlreadyExists
 from connectors.memory_feed import MemoryFeed
@@ -15,6 +15,7 @@ from connectors.records import (
     Client,
     FederatedModel,
     FLKitSlot,
+    Kept,
     ModelRun,
     ModelStatus,
     NewLog,
@@ -60,7 +61,10 @@ class MemoryService(MemoryFeed):
             self.add_audit(changed, AuditAction[status], user_id)
         own_id = event_id or event_id_of(changed.uuid, run, status)
         success = status not in FAILED_STATUSES
-        self.add_logs([NewLog(changed.id, own_id, run, status, success=success, details=details or {})])
+        entry = NewLog(changed.id, own_id, run, status, success=success, details=details or {})
+        if self.add_logs([entry]) != [Kept.NEW]:
+            # Somebody has given that id to something else. A change has its entry all the same.
+            self.add_logs([replace(entry, event_id=uuid4())])
         return StatusChange(changed, True)
 
     def _note_run(self, model: FederatedModel, status: ModelStatus, new_run: UUID | None) -> None:

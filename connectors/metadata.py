@@ -203,7 +203,10 @@ class BaseMetadataConnector(ABC):
 
     @abstractmethod
     def change_federated_model(self, model: FederatedModel, changes: Mapping[str, Any]) -> FederatedModel:
-        """Set the named fields of the model; the model as it stands then. Claims and head can't be set so."""
+        """Set the named fields of the model; the model as it stands then.
+
+        What has a verb of its own can't be set so: claims, head, status, run and deletion.
+        """
 
     @abstractmethod
     def pull_federated_models(

@@ -133,10 +133,11 @@ def change_status(
     if to in AuditAction.__members__:
         _audit(session, row.id, AuditAction[to], user_id)
     session.flush()
-    own_id = event_id_of(row.uuid, row.run_id, to)
-    success = to not in FAILED_STATUSES
-    entry = NewLog(row.id, event_id or own_id, row.run_id, to, success=success, details=details or {})
-    keep_logs(session, [entry])
+    own_id = event_id or event_id_of(row.uuid, row.run_id, to)
+    entry = NewLog(row.id, own_id, row.run_id, to, success=to not in FAILED_STATUSES, details=details or {})
+    if keep_logs(session, [entry]) != [Kept.NEW]:
+        # Somebody has given that id to something else. A change has its entry all the same.
+        keep_logs(session, [replace(entry, event_id=uuid4())])
     return StatusChange(to_model(row), True)
 
 
@@ -145,7 +146,8 @@ def _note_run(session: Session, row: FederatedModelRow, status: ModelStatus, new
     runs = session.scalars(
         select(ModelRunRow).where(
             ModelRunRow.model_id == row.id, ModelRunRow.run_id.in_([run for run in (row.run_id, new_run) if run])
-        )
+        ),
+        execution_options={"populate_existing": True},
     ).all()
     by_id = {run.run_id: run for run in runs}
     if new_run is not None and row.run_id is not None and row.run_id in by_id:

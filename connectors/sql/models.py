@@ -18,7 +18,7 @@ from connectors.sql.mapping import to_client, to_model
 from connectors.sql.rows import ClientRow, FederatedModelRow, ModelClientRow, ModelUpdateRow
 
 # What the round's protocol alone may move, under its own guards.
-_GUARDED = {"id", "uuid", "fence", "lease_until", "head", "created_at", "updated_at"}
+_GUARDED = {"id", "uuid", "fence", "lease_until", "head", "status", "run_id", "deleted", "created_at", "updated_at"}
 _FIELDS = {column.name for column in FederatedModelRow.__table__.columns} - {"id", "created_at", "updated_at"}
 
 

@@ -27,7 +27,7 @@ def test_updates_are_counted_over_all_models_but_deleted_ones(connector: BaseMet
         world.update(model)
     world.update(two, status=UpdateStatus.INVALID, reason_code=ReasonCode.NORM, reason="too long")
     with connector.transaction():
-        connector.change_federated_model(deleted, {"deleted": True})
+        connector.delete_federated_models([deleted])
         connector.add_dead_letter("a.task", {}, kind="Refused", field=None, reason="none")
     seen = connector.pull_overview()
     assert (seen.models, seen.dead_letters) == (2, 1)
@@ -57,7 +57,7 @@ def test_the_newest_aggregate_of_each_model_comes_the_newest_first(
         world.update(model)
         posted.append(world.post(model))
     with connector.transaction():
-        connector.change_federated_model(deleted, {"deleted": True})
+        connector.delete_federated_models([deleted])
     assert connector.pull_overview().newest == ((one.uuid, posted[2]), (two.uuid, posted[0]))
     assert connector.pull_overview(newest=1).newest == ((one.uuid, posted[2]),)
 
@@ -76,8 +76,8 @@ def test_rounds_under_way_are_those_of_the_models_present_fences(connector: Base
                 connector.renew_claim(claim, -10_000, updates_done=2)
     with connector.transaction():
         assert connector.claim_model(taken_over, 30_000) is not None
-        connector.change_federated_model(deleted, {"deleted": True})
-        connector.change_federated_model(under_way, {"status": ModelStatus.RUNNING})
+        connector.delete_federated_models([deleted])
+        connector.update_model_status(under_way, ModelStatus.RUNNING)
     ((uuid, seen),) = connector.pull_overview().claims
     assert uuid == under_way.uuid
     assert (seen.fence, seen.state, seen.worker) == (1, RoundState.CLAIMED, "worker1")

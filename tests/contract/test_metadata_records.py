@@ -77,8 +77,10 @@ def test_a_change_sets_what_it_names_and_nothing_else(connector: BaseMetadataCon
     assert world.now(model) == changed
 
 
-@pytest.mark.parametrize("name", ["fence", "head", "lease_until", "id", "uuid", "nonsense"])
-def test_a_change_can_not_touch_what_the_protocol_guards(
+@pytest.mark.parametrize(
+    "name", ["fence", "head", "lease_until", "id", "uuid", "status", "run_id", "deleted", "nonsense"]
+)
+def test_a_change_can_not_touch_what_has_a_verb_of_its_own(
     connector: BaseMetadataConnector, world: Any, name: str
 ) -> None:
     model = world.model()

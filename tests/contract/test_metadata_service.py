@@ -140,6 +140,20 @@ def test_an_event_id_that_something_else_has_changes_no_status(connector: BaseMe
     assert (change.changed, change.reason, change.model.status) == (False, Ignored.REUSED, S.PENDING)
 
 
+def test_a_change_has_its_entry_though_another_has_taken_the_id_that_follows_from_it(
+    connector: BaseMetadataConnector, world: Any
+) -> None:
+    """Anybody can work that id out, and could silence the feed."""
+    model = world.model()
+    forged = text(model, "not the hub's", event_id=uuid5(model.uuid, "status 0 STOPPED"))
+    add(connector, forged)
+    assert status(connector, model, S.STOPPED).changed
+    assert [(entry.event_type, entry.log) for entry in connector.pull_logs(model)] == [
+        (None, "not the hub's"),
+        ("STOPPED", None),
+    ]
+
+
 def test_what_writes_wants_a_transaction(connector: BaseMetadataConnector, world: Any) -> None:
     model = world.model()
     trust = world.trust("King's")

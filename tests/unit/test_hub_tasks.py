@@ -176,7 +176,7 @@ def test_a_hint_about_a_deleted_model_is_answered_and_a_request_refused(bench: B
     """The sweep may have found what a dead worker left of it; to everybody else the model is not there."""
     model, _ = bench.model()
     with bench.metadata.transaction():
-        bench.metadata.change_federated_model(model, {"deleted": True})
+        bench.metadata.delete_federated_models([model])
     assert _call(rounds.aggregate, {"model_id": model.id})["value"]["outcome"] == "deleted"
     assert bench.metadata.pull_dead_letters() == []
     assert _call(rounds.aggregate, {"model_id": str(model.uuid)})["rejection"]["kind"] == "UnknownModel"

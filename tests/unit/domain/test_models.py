@@ -155,7 +155,7 @@ def test_an_edit_that_can_not_work_changes_nothing(bench: Any) -> None:
 def test_a_deleted_model_is_unknown_to_all(bench: Any, act: str) -> None:
     model, (one, _) = bench.model()
     with bench.metadata.transaction():
-        bench.metadata.change_federated_model(model, {"deleted": True})
+        bench.metadata.delete_federated_models([model])
     acts: dict[str, Callable[[], object]] = {
         "edit": lambda: edit_model(bench.hub, EditModel(model_id=model.uuid, changes=Policy(name="x"))),
         "pause": lambda: set_paused(bench.hub, model.uuid, True),

@@ -216,7 +216,7 @@ def test_an_unknown_base_is_refused(bench: Any) -> None:
 def test_a_deleted_model_accepts_nothing(bench: Any) -> None:
     model, (one, _) = bench.model()
     with bench.metadata.transaction():
-        bench.metadata.change_federated_model(model, {"deleted": True})
+        bench.metadata.delete_federated_models([model])
     with pytest.raises(UnknownModel):
         bench.submit(model, one, [1.0])
 
@@ -225,6 +225,6 @@ def test_a_deleted_model_accepts_nothing(bench: Any) -> None:
 def test_a_run_that_is_over_takes_no_updates(bench: Any, status: ModelStatus) -> None:
     model, (one, _) = bench.model()
     with bench.metadata.transaction():
-        bench.metadata.change_federated_model(model, {"status": status})
+        bench.metadata.update_model_status(model, status)
     with pytest.raises(ModelIsOver, match=status):
         bench.submit(model, one, [1.0])
