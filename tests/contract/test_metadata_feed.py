@@ -22,7 +22,7 @@ from connectors.records import (
 from tests.contract.entries import add, log, measure, point, status, text
 
 S = ModelStatus
-FIRST, SECOND = uuid4(), uuid4()
+FIRST, SECOND = UUID(int=1), UUID(int=2)
 
 
 # --- feed and metrics -----------------------------------------------------------------------------
