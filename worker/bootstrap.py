@@ -11,6 +11,7 @@ from celery import Celery
 
 from config.celery import CONTROL_QUEUE, EVENTS_QUEUE, celery_settings
 from config.settings import Settings
+from connectors.broker.redis_transport import take_safely_from_redis
 from connectors.metadata import BaseMetadataConnector
 from connectors.model_data import BaseModelDataConnector
 from tasks.draining import Drain
@@ -34,6 +35,7 @@ class HubCelery(Celery):
     """The application, with this process's hub."""
 
     def __init__(self, settings: Settings, *, current: bool = False) -> None:
+        take_safely_from_redis()
         super().__init__("fedqueue", set_as_current=current, include=TASK_MODULES, fixups=[])
         self.config_from_object(celery_settings(settings))
         self.settings = settings

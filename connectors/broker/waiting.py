@@ -69,12 +69,12 @@ class WaitingMessages(ABC):
 
     def connect(self) -> Any:
         """A channel of a live connection. Raises one of `errors` within seconds if there is none to be had."""
-        self.connection.ensure_connection(max_retries=1, interval_start=0, timeout=2)  # type: ignore[no-untyped-call]
+        self.connection.ensure_connection(max_retries=1, interval_start=0, timeout=2)
         return self.connection.default_channel
 
     def close(self) -> None:
         """Let go of the connection; what was not acknowledged comes back."""
-        self.connection.close()  # type: ignore[no-untyped-call]
+        self.connection.close()
 
 
 def waiting_messages(connection: Connection, queue: str, others_to: str) -> WaitingMessages | None:
