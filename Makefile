@@ -39,9 +39,10 @@ locks: setup
 	$(bin)/uv pip compile --quiet --universal --generate-hashes --no-header --python-version 3.11 requirements/dev.in --output-file requirements/dev.txt
 	$(bin)/uv pip compile --quiet --universal --generate-hashes --no-header --python-version 3.11 requirements/peers-flower.in --output-file requirements/peers-flower.txt
 	$(bin)/uv pip compile --quiet --universal --generate-hashes --no-header --python-version 3.11 requirements/peers-nvflare.in --output-file requirements/peers-nvflare.txt
+	$(bin)/uv pip compile --quiet --universal --generate-hashes --no-header --python-version 3.11 requirements/peers-fastapi.in --output-file requirements/peers-fastapi.txt
 
-# Other projects' aggregation, each in an environment of its own: benchmarks/aggregation.py measures against it.
-peers: .peers/flower/installed .peers/nvflare/installed
+# What others do, each in an environment of its own: benchmarks/aggregation.py and benchmarks/events.py measure against it.
+peers: .peers/flower/installed .peers/nvflare/installed .peers/fastapi/installed
 
 .peers/%/installed: requirements/peers-%.txt
 	test -x .peers/$*/bin/python || $(PYTHON) -m venv .peers/$*
@@ -58,6 +59,7 @@ benchmarks-smoke: setup peers
 	$(bin)/python -m benchmarks.differences
 	$(bin)/python -m benchmarks.memory --quick
 	$(bin)/python -m benchmarks.latency --updates 30 --database both --any-speed
+	$(bin)/python -m benchmarks.events --quick --any-speed
 
 clean:
 	rm -rf .venv .peers .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist *.egg-info

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
+import psutil
 import pytest
 
 from config.settings import Settings
@@ -29,6 +31,15 @@ class ProductionHub:
 
     settings: Settings
     app: HubCelery
+    workers: Sequence[Child] = ()
+
+    def pool(self) -> list[int]:
+        """Process ids of all the workers' pool processes that live."""
+        found = []
+        for worker in self.workers:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                found += [process.pid for process in psutil.Process(worker.pid).children()]
+        return found
 
 
 @contextmanager
@@ -60,14 +71,16 @@ def production_hub(
         app = running.enter_context(HubCelery(settings))
         environment = process_environment(settings) | (variables or {})
         names = [f"bench{number}@localhost" for number in range(1, workers + 1)]
+        children = []
         for name in names:
             command = worker_command(["--hostname", name])
             command[command.index("--app") + 1] = application
             child = Child(name, "worker", command, environment, folder / "logs" / f"{name}.log")
             running.callback(child.kill_family)
             child.start()
+            children.append(child)
         _wait_for(app, names, folder / "logs")
-        yield ProductionHub(settings, app)
+        yield ProductionHub(settings, app, children)
 
 
 def _wait_for(app: HubCelery, names: Sequence[str], logs: Path) -> None:
