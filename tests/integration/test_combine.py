@@ -265,29 +265,16 @@ def test_an_unknown_aggregator_is_answered_with_the_nearest(folder: Path, monkey
     )
 
 
-def limited(folder: Path, limits: str, count: int) -> subprocess.CompletedProcess[str]:
-    """The mean of `count` models 0, 1, 2, …, under those limits of the shell."""
-    files = [model(folder / f"{index}.safetensors", w=[index]).name for index in range(count)]
-    command = f'{limits}; exec "$0" -m worker combine --aggregator fedavg --out out.safetensors "$@"'
+def test_more_updates_than_files_may_be_open_combine_all_the_same(folder: Path) -> None:
+    """The mean of 0 … 299 is 149.5: a mapped file is not an open one."""
+    files = [model(folder / f"{index}.safetensors", w=[index]).name for index in range(300)]
+    command = 'ulimit -n 150; exec "$0" -m worker combine --aggregator fedavg --out out.safetensors "$@"'
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    return subprocess.run(
+    done = subprocess.run(
         ["bash", "-c", command, sys.executable, *files], cwd=folder, env=environment, capture_output=True, text=True
     )
-
-
-def test_more_updates_than_files_may_be_open_raise_the_limit_that_may_be_raised(folder: Path) -> None:
-    """The mean of 0 … 299 is 149.5."""
-    done = limited(folder, "ulimit -Sn 150", 300)
     assert done.returncode == 0, done.stderr
     assert load_file(folder / "out.safetensors")["w"].tolist() == [149.5]
-
-
-def test_more_updates_than_files_may_ever_be_open_are_refused_by_name(folder: Path) -> None:
-    done = limited(folder, "ulimit -n 150", 300)
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: ")
-    assert done.stderr.endswith(".safetensors: Too many open files\n")
-    assert not (folder / "out.safetensors").exists()
 
 
 def test_ended_by_a_signal_it_leaves_no_staged_file(folder: Path) -> None:
