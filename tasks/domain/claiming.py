@@ -22,6 +22,7 @@ from connectors.records import (
 from tasks.aggregation import AggregationError, fewest_updates, find_aggregator
 from tasks.domain.buffers import buffer_size_of
 from tasks.domain.lifecycle import advance
+from tasks.domain.notifications import tell_quarantined
 from tasks.domain.own_events import round_started, rounds_rescued, update_quarantined
 from tasks.domain.requirements import Facts, judge
 from tasks.domain.submission import too_stale
@@ -81,7 +82,7 @@ def begin_round(hub: Hub, model_id: int, transaction: Transaction) -> Begun | No
     parent = metadata.pull_latest_model_aggregate(model)
     # Read once, under the lock: it stands until this transaction ends.
     pending = metadata.pull_model_updates_pending_aggregation(model)
-    near, stale = _set_stale_aside(metadata, model, pending)
+    near, stale = _set_stale_aside(hub, model, pending)
     told += stale
     begun = _choose(hub, model, claim, parent, near)
     if isinstance(begun, NotBegun):
@@ -163,7 +164,7 @@ def _register(hub: Hub, begun: Begun, pending: Sequence[ModelUpdate], told: list
     """The round with its updates RUNNING; what `told` holds, and what comes of it here, is written in one statement."""
     metadata = hub.metadata
     if not begun.is_probe and not begun.model.allow_repeats:
-        told = told + _set_superseded_aside(metadata, begun, pending)
+        told = told + _set_superseded_aside(hub, begun, pending)
     taken = metadata.register_model_updates_for_aggregation(begun.updates, claim=begun.claim)
     metadata.add_round(begun.claim, len(taken), hub.worker)
     model = advance(hub, begun.model, ModelStatus.RUNNING)
@@ -186,9 +187,7 @@ def _newest_of_each_client(ready: Sequence[ModelUpdate]) -> list[ModelUpdate]:
     return sorted(newest.values(), key=lambda u: u.id)
 
 
-def _set_superseded_aside(
-    metadata: BaseMetadataConnector, begun: Begun, pending: Sequence[ModelUpdate]
-) -> list[NewLog]:
+def _set_superseded_aside(hub: Hub, begun: Begun, pending: Sequence[ModelUpdate]) -> list[NewLog]:
     """Older updates of the same client and base than the one that counts will never count; what is to be told of it."""
     told = []
     counted = {(u.client_id, u.base_aggregate_id): u for u in begun.updates}
@@ -196,13 +195,14 @@ def _set_superseded_aside(
         newer = counted.get((update.client_id, update.base_aggregate_id))
         if newer is not None and update.id < newer.id:
             reason = f"superseded by update {newer.id} of the same client, from the same base"
-            metadata.register_model_updates_invalid([update], ReasonCode.DUPLICATE, reason)
+            hub.metadata.register_model_updates_invalid([update], ReasonCode.DUPLICATE, reason)
+            tell_quarantined(hub, begun.model, update, ReasonCode.DUPLICATE, reason)
             told.append(update_quarantined(begun.model, update, ReasonCode.DUPLICATE, reason))
     return told
 
 
 def _set_stale_aside(
-    metadata: BaseMetadataConnector, model: FederatedModel, pending: Sequence[ModelUpdate]
+    hub: Hub, model: FederatedModel, pending: Sequence[ModelUpdate]
 ) -> tuple[list[ModelUpdate], list[NewLog]]:
     """The pending updates without those that were near enough when they came, and are not any more; what of these is
     to be told."""
@@ -212,6 +212,7 @@ def _set_stale_aside(
             near.append(update)
             continue
         reason = too_stale(update.base_aggregate_id, update.base_number, model)
-        metadata.register_model_updates_invalid([update], ReasonCode.STALE, reason)
+        hub.metadata.register_model_updates_invalid([update], ReasonCode.STALE, reason)
+        tell_quarantined(hub, model, update, ReasonCode.STALE, reason)
         told.append(update_quarantined(model, update, ReasonCode.STALE, reason))
     return near, told

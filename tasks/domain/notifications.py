@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from connectors.records import FederatedModel, ModelUpdate, OutboxMessage
+from connectors.records import FederatedModel, ModelUpdate, OutboxMessage, ReasonCode
 from fedqueue.messages.notifications import Notification
 from tasks.hub import Hub
 
@@ -23,10 +23,13 @@ def tell(hub: Hub, model: FederatedModel, event: str, key: str, details: dict[st
     )
 
 
-def tell_quarantined(hub: Hub, model: FederatedModel, update: ModelUpdate) -> None:
+def tell_quarantined(
+    hub: Hub, model: FederatedModel, update: ModelUpdate, reason_code: ReasonCode, reason: str
+) -> None:
     """Note that others are to be told that the update was set aside."""
-    details = {"update_id": update.id, "reason_code": update.reason_code, "reason": update.reason}
-    tell(hub, model, "update.quarantined", f"update.quarantined:{update.submission_id}", details)
+    details = {"update_id": update.id, "reason_code": str(reason_code), "reason": reason}
+    # With the fence: an operator may put it back, and a later round may set it aside again.
+    tell(hub, model, "update.quarantined", f"update.quarantined:{update.submission_id}:{model.fence}", details)
 
 
 def send_waiting(hub: Hub, limit: int = 100) -> int:

@@ -174,7 +174,7 @@ def _set_aside(hub: Hub, begun: Begun, culprit: Culprit) -> RoundOutcome:
         hub.metadata.return_model_updates(others, status=UpdateStatus.PENDING, attempts=attempts)
         hub.metadata.close_round(begun.claim, RoundState.RELEASED, reason=f"update {bad.id}: {culprit.reason}")
         hub.metadata.add_logs([update_quarantined(begun.model, bad, culprit.reason_code, culprit.reason)])
-        tell_quarantined(hub, begun.model, bad)
+        tell_quarantined(hub, begun.model, bad, culprit.reason_code, culprit.reason)
 
     try:
         hub.metadata.transact(set_aside)

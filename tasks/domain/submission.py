@@ -140,7 +140,7 @@ def _insert(hub: Hub, message: SubmitModelUpdate, payload_digest: str, intake: _
     elif code is not None:
         trust_id = None if client is None else client.trust_id
         metadata.add_logs([update_quarantined(model, update, code, reason or "", trust_id=trust_id)])
-        tell_quarantined(hub, model, update)
+        tell_quarantined(hub, model, update, code, reason or "")
     return update
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import groupby
 
 from connectors.records import Claim, FederatedModel, ModelStatus, ModelUpdate, ReasonCode, UpdateStatus
@@ -68,7 +67,7 @@ def _set_poison_aside(hub: Hub, model: FederatedModel, update: ModelUpdate) -> N
     reason = f"every round with it took its worker down ({update.attempts} times); the others without it did not"
     hub.metadata.register_model_updates_invalid([update], ReasonCode.POISON, reason)
     hub.metadata.add_logs([update_quarantined(model, update, ReasonCode.POISON, reason)])
-    tell_quarantined(hub, model, replace(update, reason_code=ReasonCode.POISON, reason=reason))
+    tell_quarantined(hub, model, update, ReasonCode.POISON, reason)
 
 
 def rest_ms(hub: Hub, attempts: int) -> int:

@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
+from connectors.records import UpdateStatus
 from tasks.domain.notifications import send_waiting
+from tasks.domain.rounds import run_round
 from tests.unit.domain.conftest import Bench
 
 
@@ -44,6 +46,37 @@ def test_a_round_tells_that_its_aggregate_was_posted_and_the_run_is_over(told: B
     assert heard[1]["details"]["reason_code"] == "SCHEMA"
     assert heard[3]["details"]["digest"] == aggregate.data.digest
     assert send_waiting(told.hub) == 0, "what the broker has is not sent again"
+
+
+def quarantines(told: Bench) -> list[tuple[int, str]]:
+    """The updates that others were told were set aside, and why."""
+    send_waiting(told.hub)
+    heard = [message for _, message, _ in told.sent if message.get("event") == "update.quarantined"]
+    return [(each["details"]["update_id"], each["details"]["reason_code"]) for each in heard]
+
+
+def test_an_update_that_a_newer_one_supersedes_is_told_of(told: Bench) -> None:
+    model, (one, _) = told.model()
+    older = told.submit(model, one, [2.0])
+    told.submit(model, one, [3.0])
+    told.post(model)
+    assert quarantines(told) == [(older.id, "DUPLICATE")]
+
+
+def test_an_update_that_grew_stale_is_told_of(told: Bench) -> None:
+    """Each was near enough when it came; the round went on without the one that rested."""
+    model, (one, two) = told.model(furthest_base_agg=1)
+    resting = told.submit(model, two, [5.0])
+    with told.metadata.transaction():
+        claim = told.metadata.claim_model(model, 1000)
+        assert claim is not None
+        running = told.metadata.register_model_updates_for_aggregation([resting], claim=claim)
+        told.metadata.return_model_updates(running, status=UpdateStatus.FAILED, rest_ms={resting.id: 60_000})
+        told.metadata.release_claim(claim)
+    told.submit(model, one, [1.0])
+    told.post(model)
+    assert run_round(told.hub, model.id).outcome == "idle"
+    assert quarantines(told) == [(resting.id, "STALE")]
 
 
 def test_what_the_broker_does_not_take_waits_and_what_it_took_is_not_sent_again(told: Bench) -> None:
