@@ -13,25 +13,38 @@ UNSTORABLE: Final = f"text with a NUL or half a surrogate pair in it, or more th
 def find_unstorable_text(value: Any, path: str = "", depth: int = 0) -> str | None:
     """The dotted place of a text with a NUL or half a surrogate pair in it, or of too many levels; else None."""
     if isinstance(value, str):
-        return None if _storable_text(value) == value else path
+        return None if _is_storable(value) else path
     if depth > _DEEPEST and isinstance(value, dict | list):
         return path
     if isinstance(value, dict):
         for key, inner in value.items():
-            place = f"{path}.{key}" if path else str(key)
-            if _storable_text(str(key)) != key:
+            if not _is_storable(str(key)):
                 return path or "(a field's name)"
-            found = find_unstorable_text(inner, place, depth + 1)
+            if _is_plain(inner):
+                continue
+            found = find_unstorable_text(inner, f"{path}.{key}" if path else str(key), depth + 1)
             if found is not None:
                 return found
     elif isinstance(value, list):
         for position, inner in enumerate(value):
-            if isinstance(inner, int | float):
+            if _is_plain(inner):
                 continue
             found = find_unstorable_text(inner, f"{path}.{position}", depth + 1)
             if found is not None:
                 return found
     return None
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether the value is none that would have to be looked into: most of a message's are."""
+    if isinstance(value, str):
+        return _is_storable(value)
+    return value is None or isinstance(value, int | float)
+
+
+def _is_storable(text: str) -> bool:
+    # Nearly every text of a message is ASCII, which is told at a glance.
+    return "\0" not in text and (text.isascii() or _storable_text(text) == text)
 
 
 def storable(value: Any, depth: int = 0) -> Any:

@@ -94,7 +94,7 @@ class FLEvent(Message):
 
     @model_validator(mode="after")
     def _one_fact(self) -> FLEvent:
-        if sum(fact is not None for fact in (self.event_type, self.log, self.metric)) != 1:
+        if (self.event_type is None) + (self.log is None) + (self.metric is None) != 2:
             raise ValueError("give exactly one of event_type, log and metric")
         return self
 

@@ -122,7 +122,8 @@ def _clients_by_name(
 
 def _trust_id_of(message: Attributed) -> UUID | None:
     """The trust that the message names itself: entries of ingest's do, events do not."""
-    trust_id: UUID | None = getattr(message, "trust_id", None)
+    # Not getattr: asked for a field that it has not, a pydantic model looks in many places first.
+    trust_id: UUID | None = vars(message).get("trust_id")
     return trust_id
 
 
