@@ -9,7 +9,7 @@ harmless. Nothing depends on it: where the broker fails here, messages are handl
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Final, TypeVar
 
 import structlog
@@ -50,19 +50,16 @@ class Drain:
         self._waiting: WaitingMessages | None = None
         self._no_way = False
 
-    def take(self, task: str, taker: str) -> Taken:
-        """What else waits for that task; `taker` is the id of the task that will handle it. Raises nothing."""
-        wanted = Wanted(task, self._count, self._size)
+    def take(self, tasks: Collection[str], taker: str) -> Taken:
+        """What else waits for those tasks; `taker` is the id of the task that will handle it. Raises nothing."""
+        wanted = Wanted(frozenset(tasks), self._count, self._size)
         taken = Taken(self)
         for message in self._ask("take", lambda waiting: waiting.take(taker, wanted)) or ():
             try:
-                payload = payload_of(message)
+                taken.add(message, payload_of(message))
             except ValueError as error:
-                _log.warning("message.handed_on", task=task, reason=str(error))
+                _log.warning("message.handed_on", task=message.headers.get("task"), reason=str(error))
                 self.hand_on([message])
-            else:
-                taken.messages.append(message)
-                taken.payloads.append(payload)
         return taken
 
     def acknowledge(self, messages: Sequence[WaitingMessage]) -> None:
@@ -99,32 +96,65 @@ class Drain:
 
 
 class Taken:
-    """Messages that were taken with a task, by their payloads, the oldest first. End it by one of its three methods."""
+    """Messages that were taken with a task, by task and in their order. `settle` is its end, whatever happens."""
 
-    def __init__(self, drain: Drain) -> None:
-        self.messages: list[WaitingMessage] = []
-        self.payloads: list[Any] = []
+    def __init__(self, drain: Drain | None = None) -> None:
+        """Without a drain it is empty, and stays so."""
         self._drain = drain
+        self._messages: dict[str, list[WaitingMessage]] = {}
+        self._payloads: dict[str, list[Any]] = {}
+        self._done: list[WaitingMessage] = []
+        self._failed: list[WaitingMessage] = []
 
-    def acknowledge(self) -> None:
-        """Their effects are committed: the broker forgets them. If it does not hear it, they come twice."""
-        if messages := self._let_go():
-            self._drain.acknowledge(messages)
+    @property
+    def is_open(self) -> bool:
+        """Whether more may be taken when these are settled."""
+        return self._drain is not None
 
-    def give_back(self) -> None:
-        """Nothing was done about them: whoever asks next gets them."""
-        if messages := self._let_go():
-            self._drain.give_back(messages)
+    def __len__(self) -> int:
+        """How many messages nothing is known of yet."""
+        return sum(len(messages) for messages in self._messages.values())
 
-    def hand_on(self) -> None:
-        """Together they could not be handled: each becomes a task of its own."""
-        if messages := self._let_go():
-            self._drain.hand_on(messages)
+    def add(self, message: WaitingMessage, payload: Any) -> None:
+        """Count it among them."""
+        task = str(message.headers["task"])
+        self._messages.setdefault(task, []).append(message)
+        self._payloads.setdefault(task, []).append(payload)
 
-    def _let_go(self) -> list[WaitingMessage]:
-        """The messages, which are not this object's any more."""
-        messages, self.messages, self.payloads = self.messages, [], []
-        return messages
+    def tasks(self) -> list[str]:
+        """Whose messages there are."""
+        return list(self._messages)
+
+    def payloads(self, task: str) -> list[Any]:
+        """What that task would be called with, the oldest first."""
+        return self._payloads.get(task, [])
+
+    def done(self, task: str) -> None:
+        """The effects of the task's messages are committed."""
+        self._done += self._messages.pop(task, [])
+        self._payloads.pop(task, None)
+
+    def failed(self, task: str) -> None:
+        """Together the task's messages could not be handled."""
+        self._failed += self._messages.pop(task, [])
+        self._payloads.pop(task, None)
+
+    def settle(self) -> None:
+        """Acknowledge what is done; make a task each of what failed; give back the rest, for whoever asks next.
+
+        If the broker does not hear of it, they come twice.
+        """
+        rest = [message for messages in self._messages.values() for message in messages]
+        done, failed = self._done, self._failed
+        self._messages, self._payloads, self._done, self._failed = {}, {}, [], []
+        if self._drain is None:
+            return
+        if rest:
+            self._drain.give_back(rest)
+        if failed:
+            self._drain.hand_on(failed)
+        if done:
+            self._drain.acknowledge(done)
 
 
 def payload_of(message: WaitingMessage) -> Any:

@@ -24,13 +24,14 @@ from connectors.broker.waiting import WaitingMessage, WaitingMessages, Wanted
 HELD_SECONDS: Final = 60.0
 
 # KEYS: the queue, kombu's hash of unacknowledged messages, kombu's index of it.
-# ARGV: the taker, a tag of this taking's own, the index's score, count, bytes, the task's name, the end of an entry.
+# ARGV: the taker, a tag of this taking's own, the index's score, count, bytes, the tasks' names, the end of an entry.
 # A list is read at its right end, its oldest. An entry is kombu's: [message, exchange, routing key].
 _TAKE: Final = """
 local queue, unacked, index = KEYS[1], KEYS[2], KEYS[3]
 local taker, tag, score = ARGV[1], ARGV[2], ARGV[3]
-local count, size, task, ending = tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6], ARGV[7]
-local taken, bytes = {}, 0
+local count, size, ending = tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[7]
+local taken, bytes, tasks = {}, 0, {}
+for _, task in ipairs(cjson.decode(ARGV[6])) do tasks[task] = true end
 
 local function holdings(id) return unacked .. '.taken.' .. id end
 
@@ -55,7 +56,7 @@ local function headers_if_wanted(raw)
   local read, message = pcall(cjson.decode, raw)
   if not read or type(message) ~= 'table' or type(message.headers) ~= 'table' then return nil end
   local headers, encoding = message.headers, message['content-encoding']
-  if headers.task ~= task or headers.ignore_result ~= true then return nil end
+  if not tasks[headers.task] or headers.ignore_result ~= true then return nil end
   if message['content-type'] ~= 'application/json' or encoding ~= 'utf-8' then return nil end
   if headers.compression ~= nil then return nil end
   for _, name in ipairs({'eta', 'expires', 'group'}) do
@@ -114,7 +115,7 @@ class RedisMessages(WaitingMessages):
         found = self._run(
             _TAKE,
             [self.queue, channel.unacked_key, channel.unacked_index_key],
-            [taker, uuid4().hex, score, wanted.count, wanted.size, wanted.task, self._ending],
+            [taker, uuid4().hex, score, wanted.count, wanted.size, json.dumps(sorted(wanted.tasks)), self._ending],
         )
         return [_message(tag.decode(), raw, taker) for tag, raw in zip(found[::2], found[1::2], strict=True)]
 

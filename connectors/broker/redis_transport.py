@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Iterator
 from functools import partial
 from queue import Empty
 from typing import Any, Final
@@ -75,6 +76,7 @@ class Channel(stock.Channel):
         self._peeked_at: dict[str, float] = {}  # queue -> when the look under way began
         self._digest = ""
         self._unacknowledging: set[str] = set()  # queues whose consumers acknowledge nothing
+        self._shared: Any = None
         super().__init__(*args, **kwargs)
 
     # --- taking ------------------------------------------------------------------------------------
@@ -147,6 +149,16 @@ class Channel(stock.Channel):
         if not found or len(found) == 1:
             raise Empty
         return loads(bytes_to_str(found[1]))
+
+    @contextlib.contextmanager
+    def conn_or_acquire(self, client: Any = None) -> Iterator[Any]:
+        """A client of this channel's pool: one for all its commands, where the stock one makes one for each."""
+        if client is None:
+            # The pool is another after a fork.
+            if self._shared is None or self._shared.connection_pool is not self.pool:
+                self._shared = self._create_client()
+            client = self._shared
+        yield client
 
     # --- waiting -----------------------------------------------------------------------------------
 

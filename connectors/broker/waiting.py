@@ -16,9 +16,9 @@ _MUST_BE_EMPTY: Final = ("eta", "expires", "group")
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """Which messages are taken: calls of `task` that nobody waits for, so many of them, of so many bytes in all."""
+    """Which messages are taken: calls of these tasks that nobody waits for, so many of them, of so many bytes."""
 
-    task: str
+    tasks: frozenset[str]
     count: int
     size: int
 
@@ -88,9 +88,9 @@ def waiting_messages(connection: Connection, queue: str, others_to: str) -> Wait
 
 
 def is_wanted(headers: Mapping[str, Any], content_type: str | None, encoding: str | None, wanted: Wanted) -> bool:
-    """Whether it is a plain call of the task, as JSON, without anybody who waits for its answer."""
+    """Whether it is a plain call of such a task, as JSON, without anybody who waits for its answer."""
     return (
-        headers.get("task") == wanted.task
+        headers.get("task") in wanted.tasks
         and headers.get("ignore_result") is True
         and content_type == "application/json"
         and (encoding or "utf-8").lower() == "utf-8"

@@ -17,7 +17,7 @@ from kombu.connection import Connection
 
 import connectors.broker.redis
 from tasks.draining import Drain
-from tests.contract.waiting_bench import OTHERS, QUEUE, TASK, Bench, numbers_of, soon, taker
+from tests.contract.waiting_bench import OTHERS, QUEUE, TASK, Bench, acknowledge, numbers_of, soon, taker
 from tests.servers import valkey_server
 
 
@@ -29,7 +29,7 @@ def test_what_a_dead_taker_held_comes_back(bench: Bench) -> None:
         process.kill()
         process.wait()
     bench.restore()
-    soon(lambda: sorted(numbers_of(bench.drain.take(TASK, "b").payloads)) == [0, 1, 2, 3, 4])
+    soon(lambda: sorted(numbers_of(bench.drain.take([TASK], "b"))) == [0, 1, 2, 3, 4])
 
 
 def test_a_dead_takers_task_that_comes_again_gets_them_at_once(bench: Bench) -> None:
@@ -44,7 +44,7 @@ def test_a_dead_takers_task_that_comes_again_gets_them_at_once(bench: Bench) -> 
     again: list[int] = []
 
     def all_of_them() -> bool:
-        again.extend(numbers_of(bench.drain.take(TASK, "a").payloads))
+        again.extend(numbers_of(bench.drain.take([TASK], "a")))
         return sorted(again) == [0, 1, 2, 3, 4, 5]
 
     soon(all_of_them)
@@ -55,11 +55,11 @@ def test_a_dead_takers_message_brings_what_it_held_when_another_takes_it(bench: 
     if bench.is_rabbitmq:
         pytest.skip("RabbitMQ gives everything back itself")
     bench.send(*range(3))
-    bench.drain.take(TASK, "died")
+    bench.drain.take([TASK], "died")
     bench.send(3, task_id="died", headers={"redelivered": True})
-    taken = bench.drain.take(TASK, "b")
-    assert sorted(numbers_of(taken.payloads)) == [0, 1, 2, 3]
-    taken.acknowledge()
+    taken = bench.drain.take([TASK], "b")
+    assert sorted(numbers_of(taken)) == [0, 1, 2, 3]
+    acknowledge(taken)
     bench.restore()
     assert bench.left() == []
 
@@ -70,7 +70,7 @@ def test_what_is_held_too_long_is_given_back_by_any_worker(bench: Bench, monkeyp
         pytest.skip("RabbitMQ gives back when the connection ends")
     monkeypatch.setattr(connectors.broker.redis, "HELD_SECONDS", 0.3)
     bench.send(1, 2)
-    bench.drain.take(TASK, "a")
+    bench.drain.take([TASK], "a")
 
     def look_out() -> list[int]:
         with bench.connect() as connection:
@@ -86,14 +86,14 @@ def test_two_who_hold_the_same_do_each_other_no_harm(bench: Bench) -> None:
     if bench.is_rabbitmq:
         pytest.skip("RabbitMQ gives a message to one connection only")
     bench.send(1, 2)
-    one = bench.drain.take(TASK, "a")
-    other = bench.new_drain().take(TASK, "a")
-    assert numbers_of(other.payloads) == [1, 2]
+    one = bench.drain.take([TASK], "a")
+    other = bench.new_drain().take([TASK], "a")
+    assert numbers_of(other) == [1, 2]
     bench.send(3)
-    one.acknowledge()
-    third = bench.drain.take(TASK, "a")
-    other.acknowledge()
-    assert numbers_of(third.payloads) == [3]
+    acknowledge(one)
+    third = bench.drain.take([TASK], "a")
+    acknowledge(other)
+    assert numbers_of(third) == [3]
     bench.restore()
     assert bench.numbers_left() == [3], "the second acknowledgement was not of what was taken later"
 
@@ -128,22 +128,20 @@ def test_a_broker_that_is_away_means_only_that_nothing_is_taken(tmp_path: Path) 
         bench = Bench(server, tmp_path)
         bench.declare()
         bench.send(1)
-        held = bench.drain.take(TASK, "a")
+        held = bench.drain.take([TASK], "a")
         server.kill()
-        assert bench.drain.take(TASK, "b").payloads == []
-        held.acknowledge()
-        held.give_back()
+        assert bench.drain.take([TASK], "b").tasks() == []
+        acknowledge(held)
+        held.settle()
         server.restart()
         bench.declare()
         bench.send(2)
-        assert numbers_of(bench.drain.take(TASK, "c").payloads) == [2]
-        assert numbers_of(bench.drain.take(TASK, "a").payloads) == [1], (
-            "the acknowledgement was not heard: it comes again"
-        )
+        assert numbers_of(bench.drain.take([TASK], "c")) == [2]
+        assert numbers_of(bench.drain.take([TASK], "a")) == [1], "the acknowledgement was not heard: it comes again"
         bench.drain.close()
         bench.app.close()
 
 
 def test_a_broker_that_can_not_be_taken_from_safely_is_not_taken_from() -> None:
     drain = Drain(lambda: Connection("memory://"), QUEUE, OTHERS)  # type: ignore[no-untyped-call]
-    assert drain.take(TASK, "a").payloads == []
+    assert drain.take([TASK], "a").tasks() == []

@@ -10,41 +10,57 @@ from typing import Any
 
 import pytest
 
-from tests.contract.waiting_bench import OTHERS, QUEUE, TASK, Bench, numbers_of, soon
+from tests.contract.waiting_bench import OTHER, OTHERS, QUEUE, TASK, Bench, acknowledge, numbers_of, soon
 
 
 def test_waiting_messages_are_taken_oldest_first_and_gone_once_acknowledged(bench: Bench) -> None:
     bench.send(*range(7))
-    taken = bench.new_drain(count=5).take(TASK, "a")
-    assert numbers_of(taken.payloads) == [0, 1, 2, 3, 4]
-    taken.acknowledge()
+    taken = bench.new_drain(count=5).take([TASK], "a")
+    assert numbers_of(taken) == [0, 1, 2, 3, 4]
+    acknowledge(taken)
     bench.restore()
     assert bench.numbers_left() == [5, 6]
 
 
 def test_an_empty_queue_gives_nothing(bench: Bench) -> None:
-    assert bench.drain.take(TASK, "a").payloads == []
+    assert bench.drain.take([TASK], "a").tasks() == []
+
+
+def test_messages_of_several_tasks_are_taken_together_and_told_apart(bench: Bench) -> None:
+    """They come in turns in one queue: taken of one kind only, a batch would end at the first of another."""
+    for number in range(4):
+        bench.send(number, task=TASK if number % 2 else OTHER)
+    taken = bench.drain.take([TASK, OTHER], "a")
+    assert {task: [each["number"] for each in taken.payloads(task)] for task in taken.tasks()} == {
+        OTHER: [0, 2],
+        TASK: [1, 3],
+    }
+    taken.done(OTHER)
+    taken.settle()
+    bench.restore()
+    assert bench.numbers_left() == [1, 3], "of one of them nothing was said to be done"
 
 
 def test_no_more_bytes_are_taken_than_allowed(bench: Bench) -> None:
     """Memory is bounded whatever waits: a pool process never holds more than that."""
     for number in range(20):
         bench.send(number, args=[{"number": number, "text": "x" * 1_000}])
-    small = bench.new_drain(size=10_000).take(TASK, "a")
-    assert 2 <= len(small.messages) <= 10
-    small.acknowledge()
-    assert bench.numbers_left() == list(range(len(small.messages), 20))
+    small = bench.new_drain(size=10_000).take([TASK], "a")
+    assert 2 <= len(small) <= 10
+    number = len(small)
+    acknowledge(small)
+    assert bench.numbers_left() == list(range(number, 20))
 
 
 def test_what_is_given_back_is_there_at_once(bench: Bench) -> None:
     """In its old place on Redis; a quorum queue of RabbitMQ's may put it at the end."""
     bench.send(*range(6))
-    taken = bench.new_drain(count=3).take(TASK, "a")
-    taken.give_back()
+    taken = bench.new_drain(count=3).take([TASK], "a")
+    taken.settle()
     numbers: list[int] = []
 
     def all_of_them() -> bool:
-        numbers.extend(numbers_of(bench.drain.take(TASK, "b").payloads))
+        numbers.extend(numbers_of(bench.drain.take([TASK], "b")))
         return sorted(numbers) == [0, 1, 2, 3, 4, 5]
 
     soon(all_of_them)
@@ -54,7 +70,7 @@ def test_what_is_given_back_is_there_at_once(bench: Bench) -> None:
 @pytest.mark.parametrize(
     "unwanted",
     [
-        {"task": "fedqueue.logs.add"},
+        {"task": OTHER},
         {"ignore_result": False},
         {"countdown": 30},
         {"expires": 30},
@@ -68,9 +84,9 @@ def test_a_message_that_is_not_wanted_stays_and_ends_the_taking(bench: Bench, un
     bench.send(0, 1)
     bench.send(2, **unwanted)
     bench.send(3)
-    taken = bench.drain.take(TASK, "a")
-    assert numbers_of(taken.payloads) == [0, 1]
-    taken.acknowledge()
+    taken = bench.drain.take([TASK], "a")
+    assert numbers_of(taken) == [0, 1]
+    acknowledge(taken)
     left = bench.left()
     expected = [unwanted.get("task", TASK), TASK]
     assert sorted(message.headers["task"] for message in left) == sorted(expected)
@@ -82,10 +98,10 @@ def test_a_message_that_was_passed_over_twice_is_handed_on(bench: Bench) -> None
     if not bench.is_rabbitmq:
         pytest.skip("on Redis it is not taken in the first place")
     bench.send(1, ignore_result=False)
-    bench.drain.take(TASK, "a")
+    bench.drain.take([TASK], "a")
 
     def handed_on() -> bool:
-        bench.drain.take(TASK, "b")
+        bench.drain.take([TASK], "b")
         return bench.numbers_left(OTHERS) == [1]
 
     soon(handed_on)
@@ -108,9 +124,9 @@ def test_a_call_of_another_form_is_handed_on_as_it_is(bench: Bench, call: dict[s
     bench.send(1)
     bench.send(2, **call)
     bench.send(3)
-    taken = bench.drain.take(TASK, "a")
-    assert numbers_of(taken.payloads) == [1, 3]
-    taken.acknowledge()
+    taken = bench.drain.take([TASK], "a")
+    assert numbers_of(taken) == [1, 3]
+    acknowledge(taken)
     (handed,) = bench.left(OTHERS)
     arguments, named, embedded = json.loads(handed.body)
     assert arguments == call.get("args", [{"number": 2}])
@@ -132,14 +148,16 @@ def test_a_body_that_is_no_json_is_handed_on(bench: Bench) -> None:
             headers={"task": TASK, "id": "x", "ignore_result": True},
         )
     bench.send(1)
-    assert numbers_of(bench.drain.take(TASK, "a").payloads) == [1]
+    assert numbers_of(bench.drain.take([TASK], "a")) == [1]
     (handed,) = bench.left(OTHERS)
     assert handed.body in (b"not json", "not json")
 
 
 def test_what_can_not_be_handled_together_becomes_a_task_each(bench: Bench) -> None:
     bench.send(1, 2, 3)
-    bench.drain.take(TASK, "a").hand_on()
+    taken = bench.drain.take([TASK], "a")
+    taken.failed(TASK)
+    taken.settle()
     bench.restore()
     assert (bench.numbers_left(), bench.numbers_left(OTHERS)) == ([], [1, 2, 3])
 
@@ -151,7 +169,7 @@ def test_what_is_no_message_at_all_stays_and_ends_the_taking(bench: Bench) -> No
     with bench.connect() as connection:
         connection.default_channel.client.lpush(QUEUE, "{no json")
     bench.send(2)
-    assert numbers_of(bench.drain.take(TASK, "a").payloads) == [1]
+    assert numbers_of(bench.drain.take([TASK], "a")) == [1]
     with bench.connect() as connection:
         client = connection.default_channel.client
         assert client.lindex(QUEUE, -1) == b"{no json"

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,13 @@ from kombu.connection import Connection
 
 from config.celery import celery_settings
 from config.settings import Settings
-from tasks.draining import Drain
+from tasks.draining import Drain, Taken
 from tests.hubs import ROOT
 from tests.servers import Server
 from worker.children import die_with_parent
 
 TASK = "fedqueue.events.ingest"
+OTHER = "fedqueue.logs.add"
 QUEUE = "fedqueue.events"
 OTHERS = "fedqueue.control"
 
@@ -86,8 +87,15 @@ class Bench:
         return self.broker.url.startswith("amqp")
 
 
-def numbers_of(payloads: Sequence[dict[str, int]]) -> list[int]:
-    return [payload["number"] for payload in payloads]
+def numbers_of(taken: Taken) -> list[int]:
+    return [payload["number"] for payload in taken.payloads(TASK)]
+
+
+def acknowledge(taken: Taken) -> None:
+    """As if all had been done."""
+    for task in taken.tasks():
+        taken.done(task)
+    taken.settle()
 
 
 def soon(holds: Callable[[], bool], seconds: float = 5.0) -> None:
@@ -116,17 +124,18 @@ def taker(bench: Bench, name: str, journal: Path | None = None, pause: float = 6
 _TAKER = f"""
 import json, sys, time
 from kombu.connection import Connection
-from tasks.draining import Drain
+from tasks.draining import Drain, Taken
 url, taker, journal, pause = sys.argv[1:]
 options = {{}} if url.startswith("amqp") else {{"visibility_timeout": 1200}}
 drain = Drain(lambda: Connection(url, transport_options=options), {QUEUE!r}, {OTHERS!r}, count=5)
 while True:
-    taken = drain.take({TASK!r}, taker)
-    numbers = [payload["number"] for payload in taken.payloads]
+    taken = drain.take([{TASK!r}], taker)
+    numbers = [payload["number"] for payload in taken.payloads({TASK!r})]
     print(json.dumps(numbers), flush=True)
     if journal:
         with open(journal, "a") as file:
             file.write("".join(f"{{number}}\\n" for number in numbers))
     time.sleep(float(pause))
-    taken.acknowledge()
+    taken.done({TASK!r})
+    taken.settle()
 """

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,7 @@ class Adder:
         self.batches: list[list[int]] = []
         self.is_away = False
         self.poison: int | None = None
+        self.meanwhile: list[Callable[[], None]] = []
 
     def __call__(self, hub: Hub, messages: Sequence[Numbers]) -> list[Added]:
         """Add the numbers."""
@@ -50,6 +52,8 @@ class Adder:
         if self.poison in batch:
             raise ZeroDivisionError
         self.batches.append(batch)
+        if self.meanwhile:
+            self.meanwhile.pop(0)()
         return [Added(count=len(message.numbers)) for message in messages]
 
 
@@ -159,6 +163,47 @@ def test_the_poisonous_message_fails_alone(desk: Desk) -> None:
     with pytest.raises(ZeroDivisionError):
         desk.call({"numbers": [1]})
     assert (desk.adder.batches, desk.left(CONTROL_QUEUE)) == ([], [2])
+
+
+def test_what_waits_for_another_task_of_the_kind_is_handled_too(desk: Desk) -> None:
+    """Each under its own name: a dead letter says which."""
+    other = Adder()
+    batch_task(f"{desk.name}.other", Numbers)(other)
+    desk.wait_in_queue(2)
+    desk.broker.send(3, task=f"{desk.name}.other", args=[{"numbers": [3]}])
+    desk.broker.send(4, task=f"{desk.name}.other", args=[{"numbers": "four"}])
+    desk.wait_in_queue(5)
+    desk.call({"numbers": [1]})
+    assert (desk.adder.batches, other.batches, desk.left()) == ([[1, 2, 5]], [[3]], [])
+    assert [letter.task for letter in desk.bench.metadata.pull_dead_letters()] == [f"{desk.name}.other"]
+
+
+def test_a_task_goes_on_with_what_comes_meanwhile(desk: Desk) -> None:
+    """A burst's tail need not become a task each."""
+    desk.wait_in_queue(2)
+    desk.adder.meanwhile = [lambda: desk.wait_in_queue(3), lambda: desk.wait_in_queue(4)]
+    desk.call({"numbers": [1]})
+    assert (desk.adder.batches, desk.left()) == ([[1, 2], [3], [4]], [])
+
+
+def test_going_on_ends_in_time(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that is told to stop, or a time limit, must not wait for the end of a burst."""
+    monkeypatch.setattr("tasks.batching._GO_ON_SECONDS", 0.2)
+    desk.adder.meanwhile = [lambda: desk.wait_in_queue(2)] * 10_000
+    began = time.monotonic()
+    desk.call({"numbers": [1]})
+    assert time.monotonic() - began < 2
+    assert 2 < len(desk.adder.batches) < 10_000
+
+
+def test_what_comes_while_the_database_goes_away_goes_back(desk: Desk) -> None:
+    def go_away() -> None:
+        desk.wait_in_queue(2)
+        desk.adder.is_away = True
+
+    desk.adder.meanwhile = [go_away]
+    assert desk.call({"numbers": [1]})["value"] == {"count": 1}
+    assert (desk.adder.batches, desk.left()) == ([[1]], [2])
 
 
 def test_nothing_is_acknowledged_before_it_is_done(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
