@@ -77,7 +77,7 @@ class Strikes(threading.Thread):
 
 @pytest.mark.timeout(120)
 def test_a_burst_counts_each_event_once(tmp_path: Path, postgres_url: str, capsys: pytest.CaptureFixture[str]) -> None:
-    _burst(tmp_path, postgres_url, 5_000, strike_every=0.5, seconds=60, capsys=capsys)
+    _burst(tmp_path, postgres_url, 5_000, strike_every=0.25, seconds=60, capsys=capsys)
 
 
 @pytest.mark.wide
@@ -86,7 +86,7 @@ def test_a_burst_counts_each_event_once(tmp_path: Path, postgres_url: str, capsy
 def test_a_burst_of_a_hundred_thousand_counts_each_event_once(
     tmp_path: Path, postgres_url: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    growth = _burst(tmp_path, postgres_url, 100_000, strike_every=2.0, seconds=600, capsys=capsys)
+    growth = _burst(tmp_path, postgres_url, 100_000, strike_every=0.7, seconds=600, capsys=capsys)
     assert growth < _MOST_GROWTH
 
 
