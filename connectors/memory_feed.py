@@ -90,24 +90,22 @@ class MemoryFeed(MemoryTables):
         aggregated = [e for e in entries if e.event_type == "ROUND_AGGREGATED"]
         rounds = sorted({e.global_round for e in (*started, *aggregated) if e.global_round is not None})
         newest = rounds[-ROUNDS_TIMED:]
-        totals = [total for e in started if e.global_round in newest and (total := as_total(e.details)) is not None]
+        totals = [total for e in started if (total := as_total(e.details)) is not None]
         returned: dict[Sender, int] = {}
         dropped: dict[Sender, int] = {}
-        under_way = 0
+        started_round = max((e.global_round or 0 for e in started), default=0)
         for entry in entries:
             sender = sender_of(entry.trust_id, entry.fl_client_name)
-            if entry.event_type == "ROUND_STARTED":
-                under_way = max(under_way, entry.global_round or 0)
             if sender is None:
                 continue
             if is_drop(entry.event_type, entry.success):
-                at = under_way if entry.global_round is None else entry.global_round
+                at = started_round if entry.global_round is None else entry.global_round
                 dropped[sender] = max(dropped.get(sender, 0), at)
             elif entry.event_type == "CLIENT_RESULT_RECEIVED":
                 returned[sender] = max(returned.get(sender, 0), entry.global_round or 0)
         return ProgressFacts(
             total_rounds=max(totals, default=None),
-            started_round=max((e.global_round or 0 for e in started), default=0),
+            started_round=started_round,
             aggregated_round=max((e.global_round or 0 for e in aggregated), default=0),
             round_times=tuple((number, _first(started, number), _first(aggregated, number)) for number in newest),
             returned=returned,

@@ -513,7 +513,13 @@ class BaseMetadataConnector(ABC):
 
     @abstractmethod
     def pull_progress_facts(self, model: FederatedModel, run_id: UUID | None) -> ProgressFacts:
-        """What the feed says of that run's rounds (None: of the run that nobody named)."""
+        """What the feed says of that run's rounds (None: of the run that nobody named), in whatever order it came.
+
+        A failure that names no round counts for the newest round of the run that was started, whether that start came
+        before it or after: a sender is dropped until it returns a result of the round that its failure counts for, or
+        of a later one. With each new round a report without one counts for that, so who went on in spite of it shows
+        as dropped until its next result: only a failure that names its round is over for good.
+        """
 
     @abstractmethod
     def pull_silent_models(self, now: datetime) -> list[tuple[FederatedModel, datetime]]:

@@ -13,6 +13,7 @@ ROUNDS_TIMED = 20
 # update or a run's ERROR leaves its sender in the run.
 CLIENT_EVENTS = "CLIENT_"
 DROPPED = "CLIENT_DROPPED"
+TOTAL = "total_rounds"  # in the details of a round's start
 
 
 def sender_of(trust_id: int | None, fl_client_name: str | None) -> Sender | None:
@@ -29,5 +30,5 @@ def is_drop(event_type: str | None, success: bool) -> bool:
 
 def as_total(details: Mapping[str, Any]) -> int | None:
     """The number of rounds that a round's start names; None if it names none that makes sense."""
-    total = details.get("total_rounds")
+    total = details.get(TOTAL)
     return total if isinstance(total, int) and not isinstance(total, bool) and total >= 1 else None

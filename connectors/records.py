@@ -420,13 +420,13 @@ Sender = int | str
 class ProgressFacts:
     """What a run's feed says of its rounds: maxima and first times, so duplicates and disorder change nothing."""
 
-    total_rounds: int | None  # the largest that a start of these 20 named; None: none did
+    total_rounds: int | None  # the largest that any start of the run named; None: none did
     started_round: int  # the newest that was started; 0: none
     aggregated_round: int
     # (round, first start, first aggregate) of the 20 newest rounds, ascending.
     round_times: tuple[tuple[int, datetime | None, datetime | None], ...]
     returned: Mapping[Sender, int]  # the newest round each sender returned a result in
-    # The newest round each sender failed or left in; of a report that names no round, the newest that had been started.
+    # The newest round each sender failed or left in. A report that names no round is about `started_round`.
     dropped: Mapping[Sender, int]
     last_event_at: datetime | None  # of logs and metrics
 

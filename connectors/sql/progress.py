@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, and_, case, func, or_, select
+from sqlalchemy import ColumnElement, Text, and_, cast, func, or_, select
 from sqlalchemy.orm import Session
 
-from connectors.progress_facts import CLIENT_EVENTS, DROPPED, ROUNDS_TIMED, as_total, sender_of
+from connectors.progress_facts import CLIENT_EVENTS, DROPPED, ROUNDS_TIMED, TOTAL, as_total, sender_of
 from connectors.records import CLAIMABLE_STATUSES, FederatedModel, ModelStatus, ProgressFacts, Sender
 from connectors.sql.clock import now_ms
 from connectors.sql.database import Database
@@ -27,17 +28,13 @@ class Progress(Database):
         of_run = and_(LogRow.model_id == model.id, LogRow.run_id == run_id)
         with self._reading() as session:
             newest = _newest_rounds(session, of_run)
-            times = _round_times(session, of_run)
-            since = times[0][0] if times else 0
-            started = select(LogRow.details).where(of_run, LogRow.event_type == _STARTED, LogRow.global_round >= since)
-            totals = [total for details in session.scalars(started) if (total := as_total(details)) is not None]
             return ProgressFacts(
-                total_rounds=max(totals, default=None),
+                total_rounds=_total_rounds(session, of_run),
                 started_round=newest.get(_STARTED, 0),
                 aggregated_round=newest.get(_AGGREGATED, 0),
-                round_times=times,
+                round_times=_round_times(session, of_run),
                 returned=_returned(session, of_run),
-                dropped=_dropped(session, of_run),
+                dropped=_dropped(session, of_run, newest.get(_STARTED, 0)),
                 last_event_at=_last_heard(session, model.id, run_id),
             )
 
@@ -61,6 +58,17 @@ class Progress(Database):
                 if (now - heard).total_seconds() > row.silence_timeout:
                     silent.append((to_model(row), heard))
         return silent
+
+
+def _total_rounds(session: Session, of_run: ColumnElement[bool]) -> int | None:
+    """The largest total that any start of the run named, however long ago: a server may say it once."""
+    # As text: PostgreSQL compares no json. Each value once, since as a rule every start names the same one.
+    told = cast(LogRow.details, Text)
+    statement = (
+        select(told).where(of_run, LogRow.event_type == _STARTED, told.contains(TOTAL, autoescape=True)).distinct()
+    )
+    totals = [total for details in session.scalars(statement) if (total := as_total(json.loads(details))) is not None]
+    return max(totals, default=None)
 
 
 def _newest_rounds(session: Session, of_run: ColumnElement[bool]) -> dict[str, int]:
@@ -100,27 +108,19 @@ def _returned(session: Session, of_run: ColumnElement[bool]) -> dict[Sender, int
     return _maxima(session.execute(statement))
 
 
-def _dropped(session: Session, of_run: ColumnElement[bool]) -> dict[Sender, int]:
+def _dropped(session: Session, of_run: ColumnElement[bool], started_round: int) -> dict[Sender, int]:
     failed = and_(
         LogRow.success.is_(False),
         or_(LogRow.event_type.is_(None), LogRow.event_type.startswith(CLIENT_EVENTS, autoescape=True)),
     )
-    last_without_round = func.max(case((LogRow.global_round.is_(None), LogRow.id)))
+    # A report that names no round is about the newest that was started, whichever of the two came first.
+    at = func.max(func.coalesce(LogRow.global_round, started_round))
     statement = (
-        select(LogRow.trust_id, LogRow.fl_client_name, func.max(LogRow.global_round), last_without_round)
+        select(LogRow.trust_id, LogRow.fl_client_name, at)
         .where(of_run, or_(LogRow.event_type == DROPPED, failed))
         .group_by(LogRow.trust_id, LogRow.fl_client_name)
     )
-    found: list[tuple[int | None, str | None, int | None]] = []
-    for trust_id, name, number, entry_id in session.execute(statement).all():
-        found.append((trust_id, name, number))
-        if entry_id is not None:
-            # It said no round: the one that was under way when it came.
-            under_way = select(func.max(LogRow.global_round)).where(
-                of_run, LogRow.event_type == _STARTED, LogRow.id < entry_id
-            )
-            found.append((trust_id, name, session.scalar(under_way)))
-    return _maxima(found)
+    return _maxima(session.execute(statement))
 
 
 def _maxima(found: Iterable[Any]) -> dict[Sender, int]:

@@ -8,6 +8,8 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from connectors.metadata import BaseMetadataConnector
 from connectors.records import (
@@ -18,7 +20,9 @@ from connectors.records import (
     ModelStatus,
     NewLog,
     NewMetric,
+    ProgressFacts,
 )
+from tasks.domain.progress import progress_of
 from tests.contract.entries import add, log, measure, point, status, text
 
 S = ModelStatus
@@ -42,16 +46,16 @@ def test_an_entry_comes_back_as_it_was_given(connector: BaseMetadataConnector, w
     said = text(model, "out of memory ✓\nat layer 3", success=False)
     assert add(connector, typed, said) == [Kept.NEW, Kept.NEW]
     one, two = connector.pull_logs(model)
-    for given, found in ((typed, one), (said, two)):
+    for sent, found in ((typed, one), (said, two)):
         for field in dataclasses.fields(NewLog):
-            assert getattr(found, field.name) == getattr(given, field.name), field.name
+            assert getattr(found, field.name) == getattr(sent, field.name), field.name
     assert one.created_at is not None
     assert abs((datetime.now(UTC) - one.created_at).total_seconds()) < 60
 
 
 def test_a_point_comes_back_as_it_was_given(connector: BaseMetadataConnector, world: Any) -> None:
     model, trust = world.model(), world.trust("King's")
-    given = point(
+    given_point = point(
         model,
         run_id=FIRST,
         trust_id=trust.id,
@@ -62,10 +66,10 @@ def test_a_point_comes_back_as_it_was_given(connector: BaseMetadataConnector, wo
         result=1e-300,
         global_round=7,
     )
-    assert measure(connector, given) == [Kept.NEW]
+    assert measure(connector, given_point) == [Kept.NEW]
     (found,) = connector.pull_metrics(model)
     for field in dataclasses.fields(NewMetric):
-        assert getattr(found, field.name) == getattr(given, field.name), field.name
+        assert getattr(found, field.name) == getattr(given_point, field.name), field.name
     assert found.created_at is not None
 
 
@@ -256,11 +260,86 @@ def test_only_the_newest_rounds_are_timed(connector: BaseMetadataConnector, worl
         for number in range(1, 31)
         for kind in ("ROUND_STARTED", "ROUND_AGGREGATED")
     ]
-    add(connector, log(model, "ROUND_STARTED", global_round=1, details={"total_rounds": 99}), *rounds)
+    add(connector, *rounds)
     facts = connector.pull_progress_facts(model, None)
     assert [number for number, _, _ in facts.round_times] == list(range(11, 31))
-    assert facts.total_rounds is None, "named by a round that is long over"
     assert facts.started_round == 30
+
+
+def test_a_total_that_the_first_round_alone_named_holds_for_the_whole_run(
+    connector: BaseMetadataConnector, world: Any
+) -> None:
+    model = world.model()
+    odd: list[Any] = [True, "40", 40.5, None, 0, -1, [40], {"total_rounds": 40}]
+    rounds = [log(model, "ROUND_STARTED", global_round=n, details={"num_updates": n}) for n in range(2, 31)]
+    nonsense = [log(model, "ROUND_STARTED", global_round=30, details={"total_rounds": total}) for total in odd]
+    add(connector, *nonsense)
+    assert connector.pull_progress_facts(model, None).total_rounds is None
+    named = [log(model, "ROUND_STARTED", global_round=1, details={"total_rounds": total}) for total in (9, 30, 30)]
+    ended = log(model, "ROUND_AGGREGATED", global_round=1, details={"total_rounds": 99})
+    add(connector, *named, *rounds, ended)
+    assert connector.pull_progress_facts(model, None).total_rounds == 30
+
+
+@pytest.mark.parametrize("is_reversed", [False, True])
+def test_a_failure_without_a_round_counts_for_the_newest_round_whichever_came_first(
+    connector: BaseMetadataConnector, world: Any, is_reversed: bool
+) -> None:
+    model = world.model()
+    told = [
+        log(model, "ROUND_STARTED", global_round=1),
+        text(model, "no GPU", success=False, fl_client_name="site-1"),
+        log(model, "ROUND_STARTED", global_round=2),
+        log(model, "CLIENT_RESULT_RECEIVED", global_round=2, fl_client_name="site-2"),
+        log(model, "CLIENT_DROPPED", fl_client_name="site-2"),
+        log(model, "CLIENT_DROPPED", global_round=1, fl_client_name="site-3"),
+    ]
+    for entry in told[::-1] if is_reversed else told:
+        add(connector, entry)
+    facts = connector.pull_progress_facts(model, None)
+    assert facts.dropped == {"site-1": 2, "site-2": 2, "site-3": 1}
+    progress = progress_of(facts, [], max_rounds=None, is_over=False, now=datetime.now(UTC))
+    states = {each.member.name: str(each.state) for each in progress.participants}
+    assert states == {"site-1": "dropped", "site-2": "returned", "site-3": "dropped"}
+
+
+# (kind, round if it names one, sender); None: a failed report in free text.
+_FACTS = st.lists(
+    st.tuples(
+        st.sampled_from(["ROUND_STARTED", "CLIENT_RESULT_RECEIVED", "ROUND_AGGREGATED"]),
+        st.integers(1, 4),
+        st.sampled_from(["a", "b"]),
+    )
+    | st.tuples(
+        st.sampled_from(["CLIENT_DROPPED", None]), st.sampled_from([None, 1, 2, 3, 4]), st.sampled_from(["a", "b"])
+    ),
+    max_size=10,
+)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(_FACTS, st.data())
+def test_progress_is_the_same_in_any_order_of_arrival(
+    connector: BaseMetadataConnector, world: Any, facts: list[tuple[str | None, int | None, str]], data: st.DataObject
+) -> None:
+    def told(order: list[tuple[str | None, int | None, str]]) -> ProgressFacts:
+        model = world.model()
+        entries = [
+            log(
+                model,
+                kind,
+                log=None if kind else "no GPU",
+                success=kind is not None,
+                global_round=number,
+                fl_client_name=None if (kind or "").startswith("ROUND") else sender,
+                details={"total_rounds": 3 + number} if kind == "ROUND_STARTED" and number else {},
+            )
+            for kind, number, sender in order
+        ]
+        add(connector, *entries)
+        return dataclasses.replace(connector.pull_progress_facts(model, None), round_times=(), last_event_at=None)
+
+    assert told(data.draw(st.permutations(facts))) == told(facts)
 
 
 def test_a_run_under_way_that_says_nothing_for_its_timeout_is_silent(
