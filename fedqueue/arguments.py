@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from fedqueue.errors import InvalidArgument
 from fedqueue.messages import Message
+from fedqueue.messages.failure_reports import cut_failure_report
 
 M = TypeVar("M", bound=Message)
 Id = UUID | str
@@ -38,10 +39,12 @@ class PolicyFields(TypedDict, total=False):
 
 
 def as_message(kind: type[M], **fields: Any) -> M:
-    """The message, or InvalidArgument naming the first field at fault."""
+    """The message, or InvalidArgument naming the first field at fault; a failure report is cut to the limits."""
     try:
         return kind(**fields)
     except ValidationError as error:
+        if (report := cut_failure_report(fields)) is not None and report != fields:
+            return as_message(kind, **report)
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or kind.__name__
         raise InvalidArgument(where, first["msg"]) from error

@@ -110,7 +110,10 @@ class EventBuffer:
         details: Mapping[str, Any] | None = None,
         event_id: Id | None = None,
     ) -> UUID:
-        """The id of a line of free text. Raises: InvalidArgument, EventNotTaken."""
+        """The id of a line of free text; with `success` False one that is over a limit is cut, not refused.
+
+        Raises: InvalidArgument, EventNotTaken.
+        """
         return self._add(
             event_id,
             log=text,

@@ -47,7 +47,8 @@ class FeedCalls(Calls):
         """The event's id. It is a typed event (a status, a round, anything else) or free text, `log`.
 
         `fl_client_name` is whom it is about, `global_round` counts from 1, `details` take up to 8 KiB as JSON. `run_id`
-        is the training attempt (None: the model's current one).
+        is the training attempt (None: the model's current one). Free text with `success` False that is over a limit is
+        cut, not refused.
         """
         event = as_message(
             FLEvent,
@@ -149,7 +150,7 @@ class FeedCalls(Calls):
         wait: bool = False,
         timeout: float | None = None,
     ) -> UUID:
-        """The id of the new line of free text in the model's feed."""
+        """The id of the new line of free text in the model's feed; with `success` False it is cut to the limits."""
         entry = as_message(
             LogMessage,
             model_id=as_uuid(model_id, "model_id"),

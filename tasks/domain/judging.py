@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from connectors.records import FederatedModel
 from fedqueue.messages.events import EventRefusal, FLEvent
+from fedqueue.messages.failure_reports import cut_failure_report, left_out
 from fedqueue.messages.feed import LogMessage, MetricMessage
 from tasks.domain.errors import EventReused, InvalidEntry, Refused, UnknownModel
 from tasks.hub import Hub
@@ -145,7 +146,19 @@ def keep_refused(hub: Hub, task: str, refused: Collection[RefusedEntry]) -> None
 
 
 def _read(kind: type[E], payload: Any) -> E:
-    """The entry, if it is one that can be kept. Raises: InvalidEntry."""
+    """The entry, if it is one that can be kept; a report of failure as far as it can be. Raises: InvalidEntry."""
+    try:
+        return _read_whole(kind, payload)
+    except InvalidEntry:
+        report = cut_failure_report(payload)
+        if report is None:
+            raise
+        if find_unstorable_text(report.get("details")) is not None:
+            report["details"] = left_out(report["details"])
+        return _read_whole(kind, report)
+
+
+def _read_whole(kind: type[E], payload: Any) -> E:
     try:
         message = kind.model_validate(payload)
     except ValidationError as error:

@@ -250,6 +250,33 @@ def test_a_failure_of_an_unknown_sender_is_kept_at_the_models_level(world: World
     assert (entry.log, entry.success, entry.trust_id) == ("[site-9] out of memory", False, None)
 
 
+def test_a_report_of_failure_over_the_limits_is_in_the_feed(world: World) -> None:
+    """As any Celery producer sends it, and as the client does."""
+    model = world.model()
+    report: dict[str, Any] = {
+        "model_id": str(model.uuid),
+        "log": "H" + "x" * 70_000 + "T",
+        "success": False,
+        "global_round": 0,
+        "fl_client_name": "n" * 300,
+        "details": {"a": "x" * 9_000},
+    }
+    app = Celery(broker=world.broker_url, backend=world.broker_url, set_as_current=False)
+    first, second = report | {"event_id": str(uuid4())}, report | {"event_id": str(uuid4())}
+    for task, message in ((names.EVENTS_INGEST, first), (names.LOGS_ADD, {"entries": [second]})):
+        app.send_task(task, args=[message], queue=names.EVENTS_QUEUE)
+    app.close()
+    world.client.send_events([report], wait=True)
+    wait_for(lambda: len(world.logs(model)) == 3)
+    for entry in world.metadata.pull_logs(model):
+        assert entry.log is not None
+        assert entry.log.startswith(f"[{'n' * 199}…] Hxx")
+        assert entry.log.endswith("characters left out …]\n" + "x" * 32_742 + "T")
+        assert (entry.success, entry.trust_id, entry.global_round) == (False, None, None)
+        assert entry.details == {"left_out": "details of 9008 bytes"}
+    assert world.letters(first["event_id"]) == world.letters(second["event_id"]) == []
+
+
 def test_a_deleted_model_takes_no_events(world: World) -> None:
     model = world.model()
     with world.metadata.transaction():

@@ -184,6 +184,17 @@ def test_a_failure_is_kept_though_nobody_knows_its_sender(world: World) -> None:
     assert told(ingested) == [("AttributionFailed", f"events.{index}.fl_client_name") for index in (1, 2, 3)]
 
 
+def test_a_report_over_the_limits_goes_on_cut_and_a_typed_event_is_refused(world: World) -> None:
+    over = {"success": False, "global_round": 0, "details": {"a": "x" * 9_000}}
+    ingested = world.ingest(world.event(log="x" * 70_000, **over), world.event(event_type="CLIENT_DROPPED", **over))
+    ((_, message),) = ingested.emissions()
+    (entry,) = message["entries"]
+    assert "characters left out" in entry["log"]
+    assert (entry["success"], entry["details"]) == (False, {"left_out": "details of 9008 bytes"})
+    assert "global_round" not in entry
+    assert told(ingested) == [("InvalidMessage", "events.1.global_round")]
+
+
 def test_a_repeat_within_a_batch_counts_once_and_another_payload_is_refused(world: World) -> None:
     event = world.event(log="x")
     ingested = world.ingest(event, dict(event), event | {"log": "y"})

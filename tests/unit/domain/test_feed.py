@@ -226,3 +226,48 @@ def test_several_messages_are_written_together_and_answered_each_for_itself(worl
     one, other = world.entry(log="one"), world.entry(log="other")
     views = write_logs(world.bench.hub, [AddLogs(entries=[one, None]), AddLogs(entries=[one, other])])
     assert [(view.added, view.repeated, len(view.refused)) for view in views] == [(1, 0, 1), (1, 1, 0)]
+
+
+OVER: list[dict[str, Any]] = [
+    {"log": "x" * 70_000},
+    {"log": ""},
+    {"log": "NUL \0"},
+    {"global_round": 0},
+    {"global_round": 2**31},
+    {"details": {"a": "x" * 9_000}},
+    {"details": {"a": "NUL \0"}},
+    {"fl_client_name": "n" * 201},
+]
+
+
+@pytest.mark.parametrize("over", OVER, ids=range(len(OVER)))
+def test_a_report_of_failure_over_a_limit_is_cut_and_kept_and_any_other_entry_refused(
+    world: World, over: dict[str, Any]
+) -> None:
+    report = world.entry(log="out of memory", success=False) | over
+    assert world.write(report) == AddedView(added=1)
+    assert world.write(report) == AddedView(added=0, repeated=1)
+    assert world.letters == []
+    (kept,) = world.logs
+    assert (kept.success, kept.global_round, kept.trust_id) == (False, None, None)
+    assert kept.log
+    assert len(kept.log) <= 65_536
+    assert set(kept.details) <= {"left_out"}
+    if "fl_client_name" in over:
+        assert kept.log == f"[{'n' * 199}…] out of memory"
+    ((kind, _),) = told(world.write(report | {"event_id": str(uuid4()), "success": True}))
+    assert kind in ("InvalidMessage", "AttributionFailed")
+    assert len(world.logs) == 1
+
+
+@pytest.mark.parametrize("missing", ["event_id", "model_id"])
+def test_a_report_of_no_model_or_without_an_id_is_a_dead_letter(world: World, missing: str) -> None:
+    report = world.entry(log="x" * 70_000, success=False, global_round=0)
+    del report[missing]
+    unknown = report | {"event_id": str(uuid4()), "model_id": str(uuid4())}
+    assert told(world.write(report, unknown)) == [
+        ("InvalidMessage", f"entries.0.{missing}"),
+        ("UnknownModel", "entries.1.model_id"),
+    ]
+    assert world.logs == []
+    assert [payload for _, _, _, payload in world.letters] == [report, unknown], "as they came"
