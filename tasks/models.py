@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from celery import current_task
 
-from connectors.records import ModelStatus
+from connectors.records import ModelStatus, StatusChange
 from fedqueue.messages import (
     ArtifactView,
     ClientView,
@@ -18,7 +20,7 @@ from fedqueue.messages import (
     RegisterClient,
     names,
 )
-from fedqueue.messages.feed import DeletedView, DeleteProject, StatusView, UpdateStatus
+from fedqueue.messages.feed import DeletedView, DeleteProject, StatusesView, StatusView, UpdateStatus, UpdateStatuses
 from tasks.base import hint, hub_task, tell_others
 from tasks.domain import deletion, models, runs
 from tasks.domain.errors import RunNotBegun
@@ -90,19 +92,21 @@ def latest(hub: Hub, message: LatestModel) -> LatestView:
 def update_status(hub: Hub, message: UpdateStatus) -> StatusView:
     """The status that stands, moved on if it may be; a new run's waiting updates are looked at at once."""
     change = runs.update_status(hub, message)
-    if message.run_id and runs.is_of_a_run_to_come(hub, message, change) and _has_time():
-        raise RunNotBegun(message.run_id, str(message.status))
-    if change.changed:
-        tell_others(hub)
-        if change.model.status is ModelStatus.INITIATED:
-            hint(hub, names.ROUNDS_AGGREGATE, {"model_id": change.model.id})
-    return StatusView(
-        model_id=change.model.uuid,
-        status=change.model.status,
-        run_id=change.model.run_id,
-        changed=change.changed,
-        reason=change.reason,
-    )
+    if runs.is_of_a_run_to_come(hub, message, change) and _has_time():
+        raise _not_begun(message)
+    _follow_up(hub, [change])
+    return _view_status(change)
+
+
+@hub_task(names.MODELS_UPDATE_STATUSES, UpdateStatuses)
+def update_statuses(hub: Hub, message: UpdateStatuses) -> StatusesView:
+    """Several statuses, in their order and in one transaction; one that is refused spoils no other."""
+    carried = runs.update_statuses(hub, message, may_wait=_has_time())
+    _follow_up(hub, [change for change in carried.changes if change is not None])
+    if carried.awaits is not None:
+        raise _not_begun(carried.awaits)
+    views = [None if change is None else _view_status(change) for change in carried.changes]
+    return StatusesView(statuses=views, refused=carried.refused)
 
 
 @hub_task(names.MODELS_DELETE, ModelRef)
@@ -119,6 +123,29 @@ def delete_for_project(hub: Hub, message: DeleteProject) -> DeletedView:
     deleted = deletion.delete_project(hub, message)
     tell_others(hub)
     return DeletedView(deleted=deleted)
+
+
+def _follow_up(hub: Hub, changes: Sequence[StatusChange]) -> None:
+    """Send what the changes led to, now that they are committed."""
+    if any(change.changed for change in changes):
+        tell_others(hub)
+    for model_id in {c.model.id: None for c in changes if c.changed and c.model.status is ModelStatus.INITIATED}:
+        hint(hub, names.ROUNDS_AGGREGATE, {"model_id": model_id})
+
+
+def _view_status(change: StatusChange) -> StatusView:
+    return StatusView(
+        model_id=change.model.uuid,
+        status=change.model.status,
+        run_id=change.model.run_id,
+        changed=change.changed,
+        reason=change.reason,
+    )
+
+
+def _not_begun(message: UpdateStatus) -> RunNotBegun:
+    assert message.run_id is not None
+    return RunNotBegun(message.run_id, str(message.status))
 
 
 def _has_time() -> bool:

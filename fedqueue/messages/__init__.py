@@ -30,8 +30,10 @@ from fedqueue.messages.feed import (
     PointView,
     ProgressView,
     SeriesView,
+    StatusesView,
     StatusView,
     UpdateStatus,
+    UpdateStatuses,
 )
 from fedqueue.messages.models import (
     ArtifactView,
@@ -118,10 +120,12 @@ __all__ = [
     "SetModelTrusts",
     "SetSlot",
     "StatusView",
+    "StatusesView",
     "SubmitModelUpdate",
     "TrustView",
     "TrustsView",
     "UpdateStatus",
+    "UpdateStatuses",
     "UpdateView",
     "View",
 ]

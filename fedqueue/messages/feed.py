@@ -140,6 +140,22 @@ class StatusView(View):
     reason: str = ""
 
 
+class UpdateStatuses(Message):
+    """fedqueue.models.update_statuses: several in their order, in one transaction, each judged by itself."""
+
+    # Not read here: one that is none must not spoil the others.
+    statuses: list[Any] = Field(
+        min_length=1, max_length=MAX_EVENTS, description="UpdateStatus messages, of any models."
+    )
+
+
+class StatusesView(View):
+    """What became of each, in the message's order."""
+
+    statuses: list[StatusView | None] = Field(description="null: refused.")
+    refused: list[EventRefusal] = Field(default_factory=list)
+
+
 class ListLogs(Message):
     """fedqueue.logs.list: a model's feed, oldest first, page by page."""
 

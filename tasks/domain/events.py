@@ -32,8 +32,17 @@ class Ingested:
 
     def emissions(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """(task, message) of everything to be sent: statuses first, for they may begin the run of the rest."""
+        of_models: dict[str, list[dict[str, Any]]] = {}
         for status in self.statuses:
-            yield names.MODELS_UPDATE_STATUS, status
+            of_models.setdefault(status["model_id"], []).append(status)
+        for statuses in of_models.values():
+            # In one message: workers would carry out several in any order, and what is overtaken changes nothing.
+            for start in range(0, len(statuses), MAX_EVENTS):
+                some = statuses[start : start + MAX_EVENTS]
+                if len(some) == 1:
+                    yield names.MODELS_UPDATE_STATUS, some[0]
+                else:
+                    yield names.MODELS_UPDATE_STATUSES, {"statuses": some}
         for entries in _chunks(self.logs):
             yield names.LOGS_ADD, {"entries": entries}
         for points in _chunks(self.points):

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from connectors.records import FederatedModel
 from fedqueue.messages.events import EventRefusal, FLEvent
 from fedqueue.messages.failure_reports import cut_failure_report, left_out
-from fedqueue.messages.feed import LogMessage, MetricMessage
+from fedqueue.messages.feed import LogMessage, MetricMessage, UpdateStatus
 from tasks.domain.errors import EventReused, InvalidEntry, Refused, UnknownModel
 from tasks.hub import Hub
 from tasks.storable import UNSTORABLE, find_unstorable_text, storable
@@ -21,7 +21,7 @@ from tasks.storable import UNSTORABLE, find_unstorable_text, storable
 _LONGEST_FIELD = 200  # characters: a field may be named by its sender, and a dead letter keeps no more
 
 
-E = TypeVar("E", FLEvent, LogMessage, MetricMessage)
+E = TypeVar("E", FLEvent, LogMessage, MetricMessage, UpdateStatus)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,14 +90,15 @@ class Batch(Generic[E]):
         """One entry an event id: the same again counts once, another one under the same id is refused."""
         first: dict[UUID, E] = {}
         for entry in self:
-            known = first.setdefault(entry.message.event_id, entry.message)
-            if known is entry.message:
+            event_id = entry.message.event_id
+            known = entry.message if event_id is None else first.setdefault(event_id, entry.message)
+            if event_id is None or known is entry.message:
                 continue
             if known == entry.message:
                 del self._standing[entry.place]
                 self.repeated.append(entry.place)
             else:
-                self.refuse(entry, EventReused(entry.message.event_id))
+                self.refuse(entry, EventReused(event_id))
 
     def find_models(self, hub: Hub) -> Mapping[UUID, FederatedModel]:
         """The entries' models; entries of a model that is unknown or deleted are refused."""

@@ -7,21 +7,34 @@ that crashes, a stop, and callbacks that come too late. NAME.txt is what is to b
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid5
 
 import pytest
 
+from config.loading import load_settings
+from config.places import database_url_in
+from connectors.metadata import BaseMetadataConnector as Metadata
+from connectors.records import FederatedModel
 from fedqueue import Client
 from fedqueue.messages import LogView, MetricsView, ProgressView
+from fedqueue.messages.events import STATUS_EVENTS
 from tests.hubs import RunningHub, hub_running
+from worker.bootstrap import build_metadata
 
 TRANSCRIPTS = Path(__file__).parent / "transcripts"
 SLOTS = {
     "flower": {"supernode-1": "King's College Hospital", "supernode-2": "University College London Hospitals"},
     "flare": {"site-1": "Guy's and St Thomas'", "site-2": "University College London Hospitals"},
+}
+# Of each transcript, those that change something, as its .txt tells them.
+STATUSES = {
+    "flower": ["INITIATED", "PREPARED", "RUNNING", "STOPPED"],
+    "flare": ["INITIATED", "RUNNING", "ERROR", "INITIATED", "PREPARED", "RUNNING", "STOPPED"],
 }
 CODES = {"King's College Hospital": "KCH", "University College London Hospitals": "UCLH"}
 
@@ -40,6 +53,16 @@ def client(hub: RunningHub) -> Iterator[Client]:
         patch.setenv("FEDQUEUE_HOME", str(hub.home))
         with Client() as made:
             yield made
+
+
+@pytest.fixture
+def several_workers(tmp_path: Path) -> Iterator[tuple[Client, Metadata]]:
+    """A client of a hub with as many workers as anybody's has, and a look at its database."""
+    with hub_running(tmp_path / "home") as hub, pytest.MonkeyPatch.context() as patch, ExitStack() as stack:
+        patch.setenv("FEDQUEUE_HOME", str(hub.home))
+        metadata = build_metadata(load_settings(None, home=hub.home, database_url=database_url_in(hub.home)))
+        stack.callback(metadata.close)
+        yield stack.enter_context(Client()), metadata
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +117,26 @@ def test_each_run_s_feed_is_read_by_itself(client: Client, trusts: dict[str, UUI
     assert {entry.run_id for entry in client.iter_logs(model_id, run_id=second)} == {second}
 
 
+@pytest.mark.parametrize("name", ["flower", "flare"])
+def test_statuses_of_one_batch_are_all_told_in_their_order(name: str, several_workers: tuple[Client, Metadata]) -> None:
+    """By two workers of two processes each: one that overtook another would make it one too late, told to nobody."""
+    client, metadata = several_workers
+    lines = (TRANSCRIPTS / f"{name}.jsonl").read_text().splitlines()
+    models = [client.create_model(name=name) for _ in range(10)]
+    for model in models:
+        client.send_events(as_if_new([json.loads(line) for line in lines], model.model_id))
+    for model in models:
+        found = metadata.pull_federated_model_w_id(model.model_id)
+        assert found is not None
+        expected = STATUSES[name]
+        deadline = time.monotonic() + 30
+        while (told := told_statuses(metadata, found)) != expected and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert told == expected
+        audited = [str(action) for action, _ in metadata.pull_audit(found)]
+        assert [action for action in audited if action in STATUS_EVENTS] == expected
+
+
 # --- replaying and reading ------------------------------------------------------------------------
 
 
@@ -112,6 +155,22 @@ def replay(client: Client, events: list[dict[str, Any]]) -> list[str]:
         client.send_event(behind, log="done?", wait=True)
         client.get_model(behind)
     return refused
+
+
+def as_if_new(events: list[dict[str, Any]], model_id: UUID) -> list[dict[str, Any]]:
+    """The same of another model: every id of its own, repeats repeated."""
+
+    def own(old: str) -> str:
+        return str(uuid5(model_id, old))
+
+    return [
+        event | {"event_id": own(event["event_id"]), "model_id": str(model_id), "run_id": own(event["run_id"])}
+        for event in events
+    ]
+
+
+def told_statuses(metadata: Metadata, model: FederatedModel) -> list[str | None]:
+    return [entry.event_type for entry in metadata.pull_logs(model) if entry.event_type in STATUS_EVENTS]
 
 
 def feed_line(entry: LogView) -> str:

@@ -113,3 +113,79 @@ def test_a_status_waits_a_few_times_for_its_run_to_begin_and_no_longer(
             tried(uuid4(), retries)
     assert tried(uuid4(), 6)["value"]["reason"] == "stale run"
     assert tried(first, 0)["value"]["reason"] == "stale run", "it is over, and will not begin"
+
+
+def test_statuses_are_carried_out_in_order_and_one_that_is_wrong_spoils_no_other(bench: Bench) -> None:
+    model, _ = bench.model(clients=0)
+    ids = {"model_id": str(model.uuid)}
+    walk = [ids | {"event_id": str(uuid4()), "status": status} for status in ("INITIATED", "PREPARED", "RUNNING")]
+    reused = walk[0] | {"status": "ERROR"}
+    unknown = ids | {"status": "DONE"}
+    answer = _call(models.update_statuses, {"statuses": [*walk[:2], reused, unknown, None, walk[2]]})["value"]
+    assert [each and (each["status"], each["changed"]) for each in answer["statuses"]] == [
+        ("INITIATED", True),
+        ("PREPARED", True),
+        None,
+        None,
+        None,
+        ("RUNNING", True),
+    ]
+    refused = [
+        ("EventReused", "statuses.2.event_id"),
+        ("InvalidStatus", "statuses.3.status"),
+        ("InvalidMessage", "statuses.4"),
+    ]
+    assert [(each["kind"], each["field"]) for each in answer["refused"]] == refused
+    letters = bench.metadata.pull_dead_letters()
+    assert {(letter.task, letter.kind, letter.field) for letter in letters} == {
+        (names.MODELS_UPDATE_STATUSES, *each) for each in refused
+    }
+    assert reused in [letter.payload for letter in letters]
+    assert [entry.event_type for entry in bench.metadata.pull_logs(model)] == ["INITIATED", "PREPARED", "RUNNING"]
+    again = _call(models.update_statuses, {"statuses": walk})["value"]
+    assert [each["reason"] for each in again["statuses"]] == ["repeated"] * 3
+
+
+def test_statuses_wait_for_their_run_and_are_told_in_their_order_and_refused_once(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, _ = bench.model(clients=0)
+    first, second = uuid4(), uuid4()
+    ids = {"model_id": str(model.uuid)}
+    with bench.metadata.transaction():
+        bench.metadata.update_model_status(model, ModelStatus.INITIATED, run_id=first)
+    monkeypatch.setattr(models.update_statuses, "retry", lambda exc, countdown, throw: Retry(exc=exc, when=countdown))
+    of_second = [ids | {"status": status, "run_id": str(second)} for status in ("PREPARED", "RUNNING", "ERROR")]
+    batch = {"statuses": [ids | {"status": "STOPPED", "run_id": str(first)}, *of_second, ids | {"status": "DONE"}]}
+
+    def tried(retries: int) -> Any:
+        return models.update_statuses.apply(args=[batch], retries=retries, ignore_result=True, throw=True).get()
+
+    with pytest.raises(Retry, match=r"PREPARED of run .* has not begun"):
+        tried(0)
+    assert bench.now(model).status is ModelStatus.STOPPED
+    assert bench.metadata.pull_dead_letters() == []
+    with bench.metadata.transaction():
+        bench.metadata.update_model_status(model, ModelStatus.INITIATED, run_id=second)
+    assert [each and each["changed"] for each in tried(1)["value"]["statuses"]] == [False, True, True, True, None]
+    assert [entry.event_type for entry in bench.metadata.pull_logs(model)] == [
+        "INITIATED",
+        "STOPPED",
+        "INITIATED",
+        "PREPARED",
+        "RUNNING",
+        "ERROR",
+    ]
+    assert [letter.kind for letter in bench.metadata.pull_dead_letters()] == ["InvalidStatus"]
+
+
+def test_statuses_wait_no_longer_than_one_does(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, _ = bench.model(clients=0)
+    with bench.metadata.transaction():
+        bench.metadata.update_model_status(model, ModelStatus.INITIATED, run_id=uuid4())
+    monkeypatch.setattr(models.update_statuses, "retry", lambda exc, countdown, throw: Retry(exc=exc, when=countdown))
+    batch = {"statuses": [{"model_id": str(model.uuid), "status": "RUNNING", "run_id": str(uuid4())}]}
+    with pytest.raises(Retry, match="has not begun"):
+        models.update_statuses.apply(args=[batch], retries=5, ignore_result=True, throw=True)
+    given_up = models.update_statuses.apply(args=[batch], retries=6, ignore_result=True, throw=True).get()
+    assert [each["reason"] for each in given_up["value"]["statuses"]] == ["stale run"]

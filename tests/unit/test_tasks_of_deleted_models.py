@@ -36,6 +36,7 @@ ASKS: dict[str, tuple[Any, dict[str, Any]]] = {
 # Lists of entries, each judged by itself.
 ENTRIES: dict[str, tuple[Any, str, dict[str, Any]]] = {
     names.EVENTS_INGEST: (events.ingest, "events", {"event_type": "PREPARED"}),
+    names.MODELS_UPDATE_STATUSES: (models.update_statuses, "statuses", {"status": "INITIATED"}),
     names.LOGS_ADD: (feed.add_logs, "entries", {"log": "hello"}),
     names.METRICS_ADD: (feed.add_metrics, "points", {"label": "loss", "result": 1.0, "global_round": 1}),
 }

@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from connectors.records import Trust
-from fedqueue.messages import AddLogs, AddMetrics, UpdateStatus, names
+from fedqueue.messages import AddLogs, AddMetrics, UpdateStatus, UpdateStatuses, names
 from fedqueue.messages.events import IngestEvents
 from fedqueue.messages.feed import LogMessage, MetricMessage
 from tasks.domain.events import Ingested, ingest_events
@@ -105,6 +105,21 @@ def test_one_event_of_each_kind_goes_to_its_task(world: World) -> None:
         ),
     ]
     assert (ingested.views[0].accepted, ingested.views[0].refused) == (4, [])
+
+
+def test_a_model_s_statuses_travel_in_one_message_in_their_order(world: World) -> None:
+    """Whether they came in one message or in several that were taken together; another model's by themselves."""
+    other, _ = world.bench.model(clients=0)
+    walk = [world.event(event_type=status) for status in ("INITIATED", "PREPARED", "RUNNING", "ERROR")]
+    alone = world.event(event_type="INITIATED") | {"model_id": str(other.uuid)}
+    messages = [IngestEvents(events=[*walk[:2], alone]), *map(IngestEvents.model_validate, walk[2:])]
+    emitted = list(ingest_events(world.bench.hub, messages).emissions())
+    (task, message), (task_of_one, of_one) = emitted
+    assert (task, task_of_one) == (names.MODELS_UPDATE_STATUSES, names.MODELS_UPDATE_STATUS)
+    assert [each["event_id"] for each in message["statuses"]] == [event["event_id"] for event in walk]
+    assert of_one["event_id"] == alone["event_id"]
+    for each in UpdateStatuses.model_validate(message).statuses:
+        UpdateStatus.model_validate(each)
 
 
 def test_what_is_emitted_is_what_the_tasks_behind_it_read(world: World) -> None:
