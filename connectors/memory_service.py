@@ -22,6 +22,7 @@ from connectors.records import (
     StatusChange,
     Trust,
 )
+from connectors.repeats import is_same_run
 from connectors.run_states import FAILED_STATUSES, FINAL, Ignored, decide, event_id_of
 
 
@@ -48,7 +49,7 @@ class MemoryService(MemoryFeed):
             return StatusChange(now, False)
         seen = None if event_id is None else tables.logs.get(event_id)
         if seen is not None:
-            is_same = seen.model_id == now.id and seen.event_type == status
+            is_same = (seen.model_id, seen.event_type) == (now.id, status) and is_same_run(run_id, seen.run_id)
             return StatusChange(now, False, Ignored.REPEATED if is_same else Ignored.REUSED)
         known = {run for owner, run in tables.runs if owner == now.id}
         decision = decide(now.status, now.run_id, known, status, run_id, by_user=user_id is not None)

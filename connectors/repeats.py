@@ -74,13 +74,18 @@ def is_same_json(one: Any, other: Any) -> bool:
     return type(one) is type(other) and bool(one == other)
 
 
+def is_same_run(named: UUID | None, there: UUID | None) -> bool:
+    """Whether what names that run (None: "the current one") may be what is there."""
+    return named is None or there is None or named == there
+
+
 def _is_same_fact(new: NewLog | NewMetric, there: NewLog | LogEntry | NewMetric | Metric) -> bool:
     # The trust of a name may have changed since, and so may the run that "the current one" was: the hub found both.
     return (
         new.model_id == there.model_id
         and new.fl_client_name == there.fl_client_name
         and (new.fl_client_name is not None or new.trust_id == there.trust_id)
-        and (new.run_id is None or there.run_id is None or new.run_id == there.run_id)
+        and is_same_run(new.run_id, there.run_id)
     )
 
 

@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session
 
 from connectors.plots import Plot, plots_of
 from connectors.records import ALL, AuditAction, Kept, ModelStatus, NewLog, StatusChange, Trust, WhichRun
+from connectors.repeats import is_same_run
 from connectors.run_states import FAILED_STATUSES, FINAL, Ignored, as_status, decide, event_id_of
 from connectors.sql.entries import keep_logs
 from connectors.sql.mapping import to_metric, to_model, to_trust
@@ -118,9 +119,10 @@ def change_status(
         return StatusChange(to_model(row), False)
     to = as_status(status)
     if event_id is not None:
-        seen = session.execute(select(LogRow.model_id, LogRow.event_type).where(LogRow.event_id == event_id)).first()
+        asked = select(LogRow.model_id, LogRow.event_type, LogRow.run_id).where(LogRow.event_id == event_id)
+        seen = session.execute(asked).first()
         if seen is not None:
-            is_same = tuple(seen) == (row.id, to)
+            is_same = (seen.model_id, seen.event_type) == (row.id, to) and is_same_run(run_id, seen.run_id)
             return StatusChange(to_model(row), False, Ignored.REPEATED if is_same else Ignored.REUSED)
     same_run = select(ModelRunRow.run_id).where(ModelRunRow.model_id == row.id, ModelRunRow.run_id == run_id)
     known = set(session.scalars(same_run))

@@ -113,6 +113,15 @@ def test_a_run_without_a_name_takes_the_first_callbacks(connector: BaseMetadataC
     assert [entry.run_id for entry in connector.pull_logs(model)] == [None, FIRST]
 
 
+def test_an_event_of_another_run_is_no_repeat_whatever_its_id(connector: BaseMetadataConnector, world: Any) -> None:
+    model, event_id = world.model(), uuid4()
+    status(connector, model, S.INITIATED, run_id=FIRST, event_id=event_id)
+    assert status(connector, model, S.INITIATED, run_id=SECOND, event_id=event_id).reason == Ignored.REUSED
+    for run_id in (FIRST, None):
+        assert status(connector, model, S.INITIATED, run_id=run_id, event_id=event_id).reason == Ignored.REPEATED
+    assert world.now(model).run_id == FIRST
+
+
 def test_an_event_changes_a_status_once_however_late_it_comes_again(
     connector: BaseMetadataConnector, world: Any
 ) -> None:
