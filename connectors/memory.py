@@ -15,6 +15,7 @@ from connectors.errors import AlreadyExists, ClaimLost, ModelDeleted, ModelIsCla
 from connectors.memory_service import MemoryService
 from connectors.memory_tables import insert, moment, next_id
 from connectors.metadata import uuids_among
+from connectors.model_ids import read_model_id
 from connectors.records import (
     CLAIMABLE_STATUSES,
     AggregateResult,
@@ -56,16 +57,10 @@ class InMemoryMetadataConnector(MemoryService):
     # --- models and clients ---------------------------------------------------------------------
 
     def pull_federated_model_w_id(self, fed_model_id: int | str | UUID) -> FederatedModel | None:
-        if isinstance(fed_model_id, str):
-            if fed_model_id.isdecimal():
-                return self._tables.models.get(int(fed_model_id))
-            try:
-                fed_model_id = UUID(fed_model_id)
-            except ValueError:
-                return None
-        if isinstance(fed_model_id, UUID):
-            return next((m for m in self._tables.models.values() if m.uuid == fed_model_id), None)
-        return self._tables.models.get(fed_model_id)
+        named = read_model_id(fed_model_id)
+        if isinstance(named, UUID):
+            return next((m for m in self._tables.models.values() if m.uuid == named), None)
+        return None if named is None else self._tables.models.get(named)
 
     def pull_federated_models(
         self, *, after_id: int = 0, limit: int = 100, deleted: bool = False

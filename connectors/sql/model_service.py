@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import Session
 
+from connectors.model_ids import read_model_id
 from connectors.plots import Plot, plots_of
 from connectors.records import ALL, AuditAction, Kept, ModelStatus, NewLog, StatusChange, Trust, WhichRun
 from connectors.repeats import is_same_run
@@ -108,7 +109,9 @@ def change_status(
     """What a status did to the model, decided on its locked row; None if there is no such model.
 
     A change writes the model, its run, one audit row and one entry of the feed, whose id is `event_id`, or follows from
-    run and status. An event that is in the feed already changes nothing. Raises: ValueError for an unknown status.
+    run and status. An event that is in the feed or the metrics already changes nothing.
+
+    Raises: ValueError for an unknown status.
     """
     row = _locked(session, model_id)
     if row is None:
@@ -324,14 +327,10 @@ def trusts_of_slots(session: Session, fl_client_names: Collection[str]) -> dict[
 
 def _which(model_id: ModelId) -> ColumnElement[bool] | None:
     """SQL for the model that is meant; None if nothing can be meant."""
-    if isinstance(model_id, str):
-        if model_id.isdecimal():
-            return FederatedModelRow.id == int(model_id)
-        try:
-            model_id = UUID(model_id)
-        except ValueError:
-            return None
-    return FederatedModelRow.uuid == model_id if isinstance(model_id, UUID) else FederatedModelRow.id == model_id
+    named = read_model_id(model_id)
+    if named is None:
+        return None
+    return FederatedModelRow.uuid == named if isinstance(named, UUID) else FederatedModelRow.id == named
 
 
 def _find(session: Session, model_id: ModelId) -> int | None:

@@ -10,6 +10,7 @@ from sqlalchemy import Select, and_, or_, select, update
 
 from connectors.errors import AlreadyExists
 from connectors.metadata import uuids_among
+from connectors.model_ids import read_model_id
 from connectors.records import CLAIMABLE_STATUSES, Client, FederatedModel, UpdateStatus
 from connectors.sql.clock import now_ms
 from connectors.sql.database import Database
@@ -26,20 +27,11 @@ class Models(Database):
     """The connector's part for models and clients."""
 
     def pull_federated_model_w_id(self, fed_model_id: int | str | UUID) -> FederatedModel | None:
-        statement = select(FederatedModelRow)
-        if isinstance(fed_model_id, str):
-            if not fed_model_id.isdecimal():
-                try:
-                    fed_model_id = UUID(fed_model_id)
-                except ValueError:
-                    return None
-            else:
-                fed_model_id = int(fed_model_id)
-        if isinstance(fed_model_id, UUID):
-            statement = statement.where(FederatedModelRow.uuid == fed_model_id)
-        else:
-            statement = statement.where(FederatedModelRow.id == fed_model_id)
-        row = self._first(statement)
+        named = read_model_id(fed_model_id)
+        if named is None:
+            return None
+        column = FederatedModelRow.uuid if isinstance(named, UUID) else FederatedModelRow.id
+        row = self._first(select(FederatedModelRow).where(column == named))
         return None if row is None else to_model(row)
 
     def pull_federated_models(

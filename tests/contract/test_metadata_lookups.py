@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from uuid import UUID, uuid4
 
+import pytest
+
 from connectors.metadata import BaseMetadataConnector
 from connectors.records import FederatedModel
 
@@ -11,6 +13,37 @@ from connectors.records import FederatedModel
 def _add_model(connector: BaseMetadataConnector) -> FederatedModel:
     with connector.transaction():
         return connector.add_federated_model(FederatedModel(id=0, uuid=uuid4()))
+
+
+NO_MODELS_NAMES: dict[str, int | str] = {
+    "beyond a row's number": 2**63,
+    "beyond it in words": "9" * 19,
+    "far beyond it": "9" * 30,
+    "longer than int() reads": "9" * 5_000,
+    "negative": -1,
+    "negative in words": "-1",
+    "zero": "0",
+    "another script's digits": "١",
+    "a UUID in another script's digits": "٠" * 32,
+    "raised": "²",
+    "with a blank": " 1",
+    "nothing": "",
+}
+
+
+@pytest.mark.parametrize("name", NO_MODELS_NAMES)
+def test_what_no_model_can_be_called_is_no_model(connector: BaseMetadataConnector, name: str) -> None:
+    assert _add_model(connector).id == 1
+    assert connector.pull_federated_model_w_id(NO_MODELS_NAMES[name]) is None
+
+
+def test_a_model_is_found_by_its_number_and_its_uuid_however_written(connector: BaseMetadataConnector) -> None:
+    digits = UUID("1234" * 8)
+    with connector.transaction():
+        model = connector.add_federated_model(FederatedModel(id=0, uuid=digits))
+    for named in (model.id, str(model.id), f"0{model.id}", digits, str(digits), digits.hex, f"{{{digits}}}"):
+        assert connector.pull_federated_model_w_id(named) == model, named
+    assert connector.pull_federated_model_w_id(2**63 - 1) is None
 
 
 def test_models_are_found_by_their_uuids_deleted_ones_too(connector: BaseMetadataConnector) -> None:

@@ -278,7 +278,7 @@ def test_an_edit_that_is_not_allowed_changes_nothing(
 # --- missing models -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("which", ["unknown", "row id", "text", "deleted"])
+@pytest.mark.parametrize("which", ["unknown", "row id", "text", "beyond any row", "deleted"])
 def test_a_missing_model_is_a_value_error_to_edits_and_none_to_status(
     world: World, session: Session, model: FederatedModel, which: str
 ) -> None:
@@ -287,6 +287,7 @@ def test_a_missing_model_is_a_value_error_to_edits_and_none_to_status(
         "unknown": uuid4(),
         "row id": 4711,
         "text": "no id at all",
+        "beyond any row": "9" * 30,
         "deleted": model.uuid,
     }
     model_id = missing[which]

@@ -64,11 +64,10 @@ def hub_metadata() -> Iterator[BaseMetadataConnector]:
 
 def model_named(metadata: BaseMetadataConnector, named: str) -> FederatedModel:
     """The model of that id or UUID, deleted ones included; the end of the process with the reason if there is none."""
-    from uuid import UUID
+    from connectors.model_ids import read_model_id
 
-    try:
-        wanted: int | UUID = int(named) if named.isdigit() else UUID(named)
-    except ValueError:
+    wanted = read_model_id(named)
+    if wanted is None:
         fail(f"{named!r} is neither a model's id nor a UUID")
     model = metadata.pull_federated_model_w_id(wanted)
     if model is None:

@@ -83,7 +83,9 @@ def test_a_database_that_is_not_there_is_said(monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize("command", ["updates", "aggregates", "rounds"])
 def test_an_unknown_model_is_said_with_where_to_look(command: str) -> None:
     assert run(command, "12").stderr == "error: there is no model 12: `python -m worker models` lists them\n"
-    assert "neither a model's id nor a UUID" in run(command, "mine").stderr
+    for named in ("mine", "9" * 23, "١"):
+        found = run(command, named)
+        assert (found.exit_code, "neither a model's id nor a UUID" in found.stderr) == (2, True), named
 
 
 def test_models_are_listed_for_people_and_for_programs(metadata: BaseMetadataConnector) -> None:
