@@ -13,7 +13,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from pydantic import BaseModel
-from sqlalchemy import ColumnElement, func, select
+from sqlalchemy import ColumnElement, func, null, select, union_all
 from sqlalchemy.orm import Session
 
 from connectors.model_ids import read_model_id
@@ -105,6 +105,9 @@ def change_status(
     run_id: UUID | None = None,
     event_id: UUID | None = None,
     details: Mapping[str, Any] | None = None,
+    trust_id: int | None = None,
+    fl_client_name: str | None = None,
+    global_round: int | None = None,
 ) -> StatusChange | None:
     """What a status did to the model, decided on its locked row; None if there is no such model.
 
@@ -122,8 +125,9 @@ def change_status(
         return StatusChange(to_model(row), False)
     to = as_status(status)
     if event_id is not None:
-        asked = select(LogRow.model_id, LogRow.event_type, LogRow.run_id).where(LogRow.event_id == event_id)
-        seen = session.execute(asked).first()
+        in_feed = select(LogRow.model_id, LogRow.event_type, LogRow.run_id).where(LogRow.event_id == event_id)
+        in_metrics = select(MetricRow.model_id, null(), MetricRow.run_id).where(MetricRow.event_id == event_id)
+        seen = session.execute(union_all(in_feed, in_metrics)).first()
         if seen is not None:
             is_same = (seen.model_id, seen.event_type) == (row.id, to) and is_same_run(run_id, seen.run_id)
             return StatusChange(to_model(row), False, Ignored.REPEATED if is_same else Ignored.REUSED)
@@ -139,7 +143,17 @@ def change_status(
         _audit(session, row.id, AuditAction[to], user_id)
     session.flush()
     own_id = event_id or event_id_of(row.uuid, row.run_id, to)
-    entry = NewLog(row.id, own_id, row.run_id, to, success=to not in FAILED_STATUSES, details=details or {})
+    entry = NewLog(
+        row.id,
+        own_id,
+        row.run_id,
+        to,
+        success=to not in FAILED_STATUSES,
+        trust_id=trust_id,
+        fl_client_name=fl_client_name,
+        global_round=global_round,
+        details=details or {},
+    )
     if keep_logs(session, [entry]) != [Kept.NEW]:
         # Somebody has given that id to something else. A change has its entry all the same.
         keep_logs(session, [replace(entry, event_id=uuid4())])
@@ -254,16 +268,23 @@ def resolve_trust_from_fl_client_name(fl_client_name: str, session: Session) -> 
 
 
 def validate_trust_ids(model_id: ModelId, trust_ids: Collection[UUID | str], session: Session) -> bool:
-    """Whether every one of these trusts (by UUID) is approved for the model; False for a missing model."""
+    """Whether every one of these trusts (by UUID, however it is written) is approved for the model.
+
+    False for a missing model, and for text that is no UUID.
+    """
     row_id = _find(session, model_id)
     if row_id is None:
+        return False
+    try:
+        asked = {trust_id if isinstance(trust_id, UUID) else UUID(trust_id) for trust_id in trust_ids}
+    except (ValueError, TypeError, AttributeError):  # what UUID() says to text that is none, and to what is no text
         return False
     approved = session.scalars(
         select(TrustRow.uuid)
         .join(ModelTrustRow, ModelTrustRow.trust_id == TrustRow.id)
         .where(ModelTrustRow.model_id == row_id)
     )
-    return {str(trust_id) for trust_id in trust_ids} <= {str(trust_id) for trust_id in approved}
+    return asked <= set(approved)
 
 
 def get_metrics(model_id: ModelId, session: Session, *, run_id: WhichRun = ALL, per_run: bool = False) -> list[Plot]:

@@ -425,6 +425,12 @@ def test_trust_ids_are_valid_if_every_one_is_approved_for_the_model(
     assert validate_trust_ids(model.uuid, [], session)
     assert not validate_trust_ids(model.uuid, [one.uuid, three.uuid], session)
     assert not validate_trust_ids(model.uuid, [uuid4()], session)
+    written = [str(one.uuid).upper(), one.uuid.hex, one.uuid.hex.upper(), one.uuid.urn, f"{{{one.uuid}}}"]
+    for trust_id in written:
+        assert validate_trust_ids(model.uuid, [trust_id], session), trust_id
+    junk: list[Any] = ["", "A", f"{one.uuid}0", None, 7, b"A"]
+    for nonsense in junk:
+        assert not validate_trust_ids(model.uuid, [one.uuid, nonsense], session), nonsense
 
 
 # --- deletion -------------------------------------------------------------------------------------
