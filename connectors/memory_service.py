@@ -40,6 +40,9 @@ class MemoryService(MemoryFeed):
         user_id: str | None = None,
         event_id: UUID | None = None,
         details: Mapping[str, Any] | None = None,
+        trust_id: int | None = None,
+        fl_client_name: str | None = None,
+        global_round: int | None = None,
     ) -> StatusChange:
         tables = self._writing("update_model_status")
         now = tables.models[model.id]
@@ -61,8 +64,17 @@ class MemoryService(MemoryFeed):
         if status in AuditAction.__members__:
             self.add_audit(changed, AuditAction[status], user_id)
         own_id = event_id or event_id_of(changed.uuid, run, status)
-        success = status not in FAILED_STATUSES
-        entry = NewLog(changed.id, own_id, run, status, success=success, details=details or {})
+        entry = NewLog(
+            changed.id,
+            own_id,
+            run,
+            status,
+            success=status not in FAILED_STATUSES,
+            trust_id=trust_id,
+            fl_client_name=fl_client_name,
+            global_round=global_round,
+            details=details or {},
+        )
         if self.add_logs([entry]) != [Kept.NEW]:
             # Somebody has given that id to something else. A change has its entry all the same.
             self.add_logs([replace(entry, event_id=uuid4())])

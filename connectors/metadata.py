@@ -247,12 +247,15 @@ class BaseMetadataConnector(ABC):
         user_id: str | None = None,
         event_id: UUID | None = None,
         details: Mapping[str, Any] | None = None,
+        trust_id: int | None = None,
+        fl_client_name: str | None = None,
+        global_round: int | None = None,
     ) -> StatusChange:
         """Where a run has come to, decided on the locked row by `connectors.run_states.decide`; None: only ask.
 
         A change writes the model, its run, one audit row and one entry of the feed. Anything else changes nothing and
         says why. `event_id` is the callback's: that event changes a status once, however often and late it comes.
-        `details` are kept in the feed's entry.
+        `details`, whom it is about and which round are kept in the feed's entry.
         """
 
     @abstractmethod

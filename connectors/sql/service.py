@@ -33,10 +33,22 @@ class Service(Database):
         user_id: str | None = None,
         event_id: UUID | None = None,
         details: Mapping[str, Any] | None = None,
+        trust_id: int | None = None,
+        fl_client_name: str | None = None,
+        global_round: int | None = None,
     ) -> StatusChange:
         session = self._session("update_model_status")
         change = model_service.change_status(
-            model.id, status, session, user_id=user_id, run_id=run_id, event_id=event_id, details=details
+            model.id,
+            status,
+            session,
+            user_id=user_id,
+            run_id=run_id,
+            event_id=event_id,
+            details=details,
+            trust_id=trust_id,
+            fl_client_name=fl_client_name,
+            global_round=global_round,
         )
         assert change is not None, f"model {model.id} has no row: rows of models are never removed"
         return change

@@ -122,7 +122,15 @@ class UpdateStatus(Message):
     run_id: UUID | None = Field(default=None, description="The training attempt; null: the model's current one.")
     user_id: UserId | None = Field(default=None, description="Who asks for it; null: the FL server.")
     event_id: UUID | None = None
+    trust_id: UUID | None = Field(default=None, description="The trust it is about; null: found by fl_client_name.")
+    fl_client_name: ClientName | None = Field(default=None, description="Kept whether or not it is anybody's.")
+    global_round: Round | None = None
     details: dict[str, JsonValue] = Field(default_factory=dict, description="What is to be read of it in the feed.")
+
+    @field_validator("global_round")
+    @classmethod
+    def _from_one(cls, global_round: int | None) -> int | None:
+        return check_round(global_round, None)
 
     @field_validator("details")
     @classmethod

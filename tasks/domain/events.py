@@ -62,11 +62,15 @@ def ingest_events(hub: Hub, messages: Sequence[IngestEvents]) -> Ingested:
         try:
             sender = senders.find(event)
         except AttributionFailed as failed:
-            if log is None or event.success or event.fl_client_name is None:
+            if event.event_type in STATUS_EVENTS:
+                # Where a run has come to is true whoever says it.
+                sender = Sender(fl_client_name=event.fl_client_name)
+            elif log is None or event.success or event.fl_client_name is None:
                 batch.refuse(entry, failed)
                 continue
-            # A failure is worth more than its form.
-            sender, log = Sender(), unattributed(log, event.fl_client_name)
+            else:
+                # A failure is worth more than its form.
+                sender, log = Sender(), unattributed(log, event.fl_client_name)
         _fan_out(ingested, event, log, sender)
     ingested.refused = batch.refused
     for message, refused in zip(messages, batch.refusals(len(messages)), strict=True):
@@ -80,15 +84,15 @@ def _fan_out(ingested: Ingested, event: FLEvent, log: str | None, sender: Sender
         message["run_id"] = str(event.run_id)
     if event.details:
         message["details"] = event.details
-    if event.event_type in STATUS_EVENTS:
-        ingested.statuses.append(message | {"status": event.event_type})
-        return
     if sender.trust_id is not None:
         message["trust_id"] = str(sender.trust_id)
     if sender.fl_client_name is not None:
         message["fl_client_name"] = sender.fl_client_name
     if event.global_round is not None:
         message["global_round"] = event.global_round
+    if event.event_type in STATUS_EVENTS:
+        ingested.statuses.append(message | {"status": event.event_type})
+        return
     if event.metric is not None:
         ingested.points.append(message | event.metric.model_dump(mode="json", exclude={"v"}, exclude_none=True))
         return

@@ -14,6 +14,7 @@ import structlog
 
 from connectors.records import FederatedModel, ModelStatus, StatusChange
 from connectors.run_states import FINAL, may_become, name_of
+from tasks.domain.attribution import Sender
 from tasks.domain.notifications import tell
 from tasks.hub import Hub
 
@@ -29,15 +30,28 @@ def change_status(
     user_id: str | None = None,
     event_id: UUID | None = None,
     details: Mapping[str, Any] | None = None,
+    sender: Sender | None = None,
+    global_round: int | None = None,
 ) -> StatusChange:
     """What became of the status: changed, or standing with the reason. To be called in a transaction.
+
+    `sender`: whom it is about; None: the model as a whole.
 
     A late, backward, repeated or stale one changes nothing and is logged (`status.ignored`), never raised: FL servers
     send such in the ordinary course of things.
     """
     before = hub.metadata.lock_model(model)
+    sender = sender or Sender()
     change = hub.metadata.update_model_status(
-        before, to, run_id=run_id, user_id=user_id, event_id=event_id, details=details
+        before,
+        to,
+        run_id=run_id,
+        user_id=user_id,
+        event_id=event_id,
+        details=details,
+        trust_id=sender.trust,
+        fl_client_name=sender.fl_client_name,
+        global_round=global_round,
     )
     if change.changed:
         _tell_change(hub, before, change.model, user_id)

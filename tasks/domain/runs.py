@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from connectors.records import StatusChange
+from connectors.records import FederatedModel, StatusChange
 from connectors.run_states import Ignored, as_status
 from fedqueue.messages import names
 from fedqueue.messages.events import EventRefusal
 from fedqueue.messages.feed import UpdateStatus, UpdateStatuses
-from tasks.domain.errors import EventReused, InvalidStatus, Refused
+from tasks.domain.attribution import Sender, Senders
+from tasks.domain.errors import AttributionFailed, EventReused, InvalidStatus, Refused
 from tasks.domain.judging import Batch, Place, keep_refused, places
 from tasks.domain.lifecycle import change_status
 from tasks.domain.models import find_model, lock_model
@@ -89,15 +90,28 @@ def _carry_out(hub: Hub, message: UpdateStatus) -> StatusChange:
         status = as_status(message.status)
     except ValueError as error:
         raise InvalidStatus(str(error)) from error
+    model = lock_model(hub, message.model_id)
     changed = change_status(
         hub,
-        lock_model(hub, message.model_id),
+        model,
         status,
         run_id=message.run_id,
         user_id=message.user_id,
         event_id=message.event_id,
         details=message.details,
+        sender=_sender_of(hub, model, message),
+        global_round=message.global_round,
     )
     if changed.reason == Ignored.REUSED and message.event_id is not None:
         raise EventReused(message.event_id)
     return changed
+
+
+def _sender_of(hub: Hub, model: FederatedModel, message: UpdateStatus) -> Sender:
+    """Whom the status is about: it is worth more than its form, so a name that is nobody's is kept as it is."""
+    if message.fl_client_name is None and message.trust_id is None:
+        return Sender()
+    try:
+        return Senders(hub, {model.uuid: model}, [message]).find(message)
+    except AttributionFailed:
+        return Sender(fl_client_name=message.fl_client_name)

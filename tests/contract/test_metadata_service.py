@@ -15,6 +15,7 @@ from connectors.records import (
     AuditAction,
     Kept,
     ModelStatus,
+    Trust,
     UpdateStatus,
 )
 from connectors.run_states import Ignored
@@ -111,6 +112,16 @@ def test_a_run_without_a_name_takes_the_first_callbacks(connector: BaseMetadataC
     change = status(connector, model, S.PREPARED, run_id=FIRST)
     assert (change.changed, change.model.run_id) == (True, FIRST)
     assert [entry.run_id for entry in connector.pull_logs(model)] == [None, FIRST]
+
+
+def test_a_status_is_told_with_its_sender_and_its_round(connector: BaseMetadataConnector, world: Any) -> None:
+    model = world.model()
+    with connector.transaction():
+        kings = connector.add_trust(Trust(0, uuid4(), "King's"))
+    status(connector, model, S.ERROR, trust_id=kings.id, fl_client_name="site-1", global_round=3, details={"a": 1})
+    (entry,) = connector.pull_logs(model)
+    assert (entry.trust_id, entry.fl_client_name, entry.global_round) == (kings.id, "site-1", 3)
+    assert (entry.success, entry.details) == (False, {"a": 1})
 
 
 def test_an_event_of_another_run_is_no_repeat_whatever_its_id(connector: BaseMetadataConnector, world: Any) -> None:

@@ -12,6 +12,7 @@ from fedqueue.messages import AddLogs, AddMetrics, UpdateStatus, UpdateStatuses,
 from fedqueue.messages.events import IngestEvents
 from fedqueue.messages.feed import LogMessage, MetricMessage
 from tasks.domain.events import Ingested, ingest_events
+from tasks.domain.runs import update_statuses
 from tests.unit.domain.conftest import Bench
 
 
@@ -120,6 +121,20 @@ def test_a_model_s_statuses_travel_in_one_message_in_their_order(world: World) -
     assert of_one["event_id"] == alone["event_id"]
     for each in UpdateStatuses.model_validate(message).statuses:
         UpdateStatus.model_validate(each)
+
+
+def test_a_status_is_told_with_its_sender_and_round_and_kept_if_nobody_knows_its_sender(world: World) -> None:
+    ingested = world.ingest(
+        world.event(event_type="INITIATED", fl_client_name="site-9"),
+        world.event(event_type="ERROR", fl_client_name="site-1", global_round=3, details={"reason": "no memory"}),
+    )
+    assert told(ingested) == []
+    ((_task, message),) = ingested.emissions()
+    assert not update_statuses(world.bench.hub, UpdateStatuses.model_validate(message), may_wait=False).refused
+    unknown, known = world.bench.metadata.pull_logs(world.model)
+    assert (unknown.trust_id, unknown.fl_client_name, unknown.global_round) == (None, "site-9", None)
+    assert (known.trust_id, known.fl_client_name, known.global_round) == (world.kings.id, "site-1", 3)
+    assert (known.success, known.details) == (False, {"reason": "no memory"})
 
 
 def test_what_is_emitted_is_what_the_tasks_behind_it_read(world: World) -> None:
