@@ -48,7 +48,7 @@ class MemoryFeed(MemoryTables):
     def add_logs(self, entries: Sequence[NewLog]) -> list[Kept]:
         tables = self._writing("add_logs")
         live = {model.id: model for model in tables.models.values() if not model.deleted}
-        became = what_became(entries, live, tables.logs, is_same_log)
+        became = what_became(entries, live, tables.logs, is_same_log, tables.metrics)
         for entry, kept in zip(entries, became, strict=True):
             if kept is Kept.NEW:
                 values = {f.name: getattr(entry, f.name) for f in fields(entry)}
@@ -59,7 +59,7 @@ class MemoryFeed(MemoryTables):
     def add_metrics(self, metrics: Sequence[NewMetric]) -> list[Kept]:
         tables = self._writing("add_metrics")
         live = {model.id: model for model in tables.models.values() if not model.deleted}
-        became = what_became(metrics, live, tables.metrics, is_same_metric)
+        became = what_became(metrics, live, tables.metrics, is_same_metric, tables.logs)
         for metric, kept in zip(metrics, became, strict=True):
             if kept is Kept.NEW:
                 values = {f.name: getattr(metric, f.name) for f in fields(metric)}

@@ -54,6 +54,8 @@ class MemoryService(MemoryFeed):
         if seen is not None:
             is_same = (seen.model_id, seen.event_type) == (now.id, status) and is_same_run(run_id, seen.run_id)
             return StatusChange(now, False, Ignored.REPEATED if is_same else Ignored.REUSED)
+        if event_id in tables.metrics:
+            return StatusChange(now, False, Ignored.REUSED)
         known = {run for owner, run in tables.runs if owner == now.id}
         decision = decide(now.status, now.run_id, known, status, run_id, by_user=user_id is not None)
         if not decision.change:

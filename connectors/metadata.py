@@ -489,9 +489,9 @@ class BaseMetadataConnector(ABC):
     def add_logs(self, entries: Sequence[NewLog]) -> list[Kept]:
         """Add entries to the feeds of any models, in this order; what became of each.
 
-        Each `event_id` is kept once. A repeat of the same changes nothing; with other content it is a CONFLICT (the
-        trust, and a run that was not named, are found by the hub and not compared). A model's entries become visible
-        in the order of their ids: who reads on from the last id it saw misses none.
+        Each `event_id` is kept once, in feed or metrics. A repeat of the same changes nothing; with other content it is
+        a CONFLICT (the trust, and a run that was not named, are found by the hub and not compared). A model's entries
+        become visible in the order of their ids: who reads on from the last id it saw misses none.
         """
 
     @abstractmethod

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Mapping, Sequence
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -26,13 +26,19 @@ def what_became(
     live_models: Collection[int],
     standing: Mapping[UUID, Standing],
     is_same: Callable[[New, New | Standing], bool],
+    elsewhere: Container[UUID] = frozenset(),
 ) -> list[Kept]:
-    """For each entry of a batch. `standing`: by event id, what was there before; of other events the first is new."""
+    """For each entry of a batch. `standing`: by event id, what was there before; of other events the first is new.
+
+    `elsewhere`: the event ids that stand for something of another kind: a point's, if these are a feed's entries.
+    """
     became: list[Kept] = []
     firsts: dict[UUID, New] = {}
     for entry in entries:
         if entry.model_id not in live_models:
             became.append(Kept.DELETED)
+        elif entry.event_id in elsewhere:
+            became.append(Kept.CONFLICT)
         elif entry.event_id not in standing and entry.event_id not in firsts:
             firsts[entry.event_id] = entry
             became.append(Kept.NEW)

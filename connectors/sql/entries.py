@@ -1,4 +1,9 @@
-"""Entries of feed and metrics, written by the batch: each `event_id` once, whoever else writes at the same moment."""
+"""Entries of feed and metrics, written by the batch: each `event_id` once, whoever else writes at the same moment.
+
+Once in its own table, and not if the other one has it. Only the first is a constraint: a line and a point under one id
+that two transactions write at the very same moment are both kept. A table of ids would close that, and cost every entry
+a second row.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +25,7 @@ from sqlalchemy import (
     func,
     insert,
     select,
+    union_all,
 )
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import IntegrityError
@@ -121,29 +127,32 @@ def _keep(
     is_same: Callable[[New, Any], bool],
 ) -> list[Kept]:
     firsts = first_of_each(entries, runs)
+    other = _METRICS if table is _LOGS else _LOGS
     made = now()
     values = [to_values(first, runs[first.model_id]) | {"created_at": made} for first in firsts.values()]
-    written = _insert_new(session, table, values) if values else set()
+    written = _insert_new(session, table, other, values) if values else set()
     standing = {}
     for some in _pages([event_id for event_id in firsts if event_id not in written]):
         # Columns, not objects: a batch that is delivered again is as large as it was.
         for found in session.execute(select(*table.columns).where(table.c.event_id.in_(some))):
             record = to_record(found)
             standing[record.event_id] = record
-    return what_became(entries, runs, standing, is_same)
+    return what_became(entries, runs, standing, is_same, firsts.keys() - written - standing.keys())
 
 
-def _insert_new(session: Session, table: Table, values: list[dict[str, Any]]) -> set[UUID]:
-    """Insert those whose event is not there yet; their event ids."""
+def _insert_new(session: Session, table: Table, other: Table, values: list[dict[str, Any]]) -> set[UUID]:
+    """Insert those whose event is not there yet, nor in the other table; their event ids."""
     if session.connection().dialect.name == "postgresql":
         entries = json.dumps([{"place": place, **value} for place, value in enumerate(values)], default=str)
-        return set(session.scalars(_statement(table), {"entries": entries}))
+        return set(session.scalars(_statement(table, other), {"entries": entries}))
     # MariaDB's INSERT IGNORE would also cut what is too long, and SQLite lets nobody in between: look, insert the rest,
     # and look again if somebody else was quicker.
     for attempt in range(1, _TRIES + 1):
         there: set[UUID] = set()
         for some in _pages([value["event_id"] for value in values]):
-            there.update(session.scalars(select(table.c.event_id).where(table.c.event_id.in_(some))))
+            # One question to both: an update's entries would feel a second one.
+            asked = [select(each.c.event_id).where(each.c.event_id.in_(some)) for each in (table, other)]
+            there.update(session.scalars(union_all(*asked)))
         missing = [value for value in values if value["event_id"] not in there]
         try:
             with session.begin_nested():
@@ -158,7 +167,7 @@ def _insert_new(session: Session, table: Table, values: list[dict[str, Any]]) ->
 
 
 @cache
-def _statement(table: Table) -> Executable:
+def _statement(table: Table, other: Table) -> Executable:
     """PostgreSQL's INSERT of a whole batch, which comes as one JSON text: a tenth of the work that a thousand rows of
     bound values make here, and a third of the time."""
     columns = [each for each in table.columns if not each.primary_key]
@@ -168,7 +177,8 @@ def _statement(table: Table) -> Executable:
         .table_valued(column("place", Integer), *(column(each.name, each.type) for each in columns))
         .render_derived(name="batch", with_types=True)
     )
-    chosen = select(*(batch.c[each.name] for each in columns)).order_by(batch.c.place)
+    is_elsewhere = select(other.c.event_id).where(other.c.event_id == batch.c.event_id).exists()
+    chosen = select(*(batch.c[each.name] for each in columns)).where(~is_elsewhere).order_by(batch.c.place)
     return (
         postgresql.insert(table)
         .from_select([each.name for each in columns], chosen, include_defaults=False)

@@ -22,6 +22,7 @@ from connectors.records import (
     NewMetric,
     ProgressFacts,
 )
+from connectors.run_states import Ignored
 from tasks.domain.progress import progress_of
 from tests.contract.entries import add, log, measure, point, status, text
 
@@ -196,6 +197,46 @@ def test_an_event_id_belongs_to_one_model(connector: BaseMetadataConnector, worl
     first = text(one, "mine")
     assert add(connector, first, dataclasses.replace(first, model_id=two.id)) == [Kept.NEW, Kept.CONFLICT]
     assert connector.pull_logs(two) == []
+
+
+@pytest.mark.parametrize("first", ["log", "metric"])
+def test_an_event_id_belongs_to_the_feed_or_to_the_metrics(
+    connector: BaseMetadataConnector, world: Any, first: str
+) -> None:
+    model = world.model()
+    line, mark = text(model, "hello"), point(model)
+    same, other = FIRST, SECOND
+    line, more = dataclasses.replace(line, event_id=same), text(model, "goes on", event_id=other)
+    mark, next_mark = dataclasses.replace(mark, event_id=same), point(model, event_id=UUID(int=3))
+    if first == "log":
+        assert add(connector, line) == [Kept.NEW]
+        assert measure(connector, mark, next_mark, mark) == [Kept.CONFLICT, Kept.NEW, Kept.CONFLICT]
+        assert add(connector, line, more) == [Kept.REPEATED, Kept.NEW]
+    else:
+        assert measure(connector, mark) == [Kept.NEW]
+        assert add(connector, line, more, line) == [Kept.CONFLICT, Kept.NEW, Kept.CONFLICT]
+        assert measure(connector, mark, next_mark) == [Kept.REPEATED, Kept.NEW]
+    assert [entry.event_id for entry in connector.pull_logs(model)] == ([same, other] if first == "log" else [other])
+    marks = [metric.event_id for metric in connector.pull_metrics(model)]
+    assert marks == ([next_mark.event_id] if first == "log" else [same, next_mark.event_id])
+
+
+def test_a_feed_and_metrics_of_one_transaction_know_each_others_event_ids(
+    connector: BaseMetadataConnector, world: Any
+) -> None:
+    model = world.model()
+    with connector.transaction():
+        assert connector.add_metrics([point(model, event_id=FIRST)]) == [Kept.NEW]
+        assert connector.add_logs([text(model, "hello", event_id=FIRST)]) == [Kept.CONFLICT]
+    assert connector.pull_logs(model) == []
+
+
+def test_a_status_under_a_points_event_id_changes_nothing(connector: BaseMetadataConnector, world: Any) -> None:
+    model = world.model()
+    assert measure(connector, point(model, event_id=FIRST)) == [Kept.NEW]
+    change = status(connector, model, S.RUNNING, event_id=FIRST)
+    assert (change.changed, change.reason) == (False, Ignored.REUSED)
+    assert status(connector, model, S.RUNNING, event_id=SECOND).changed
 
 
 def test_numbers_that_a_database_spells_otherwise_are_the_same(connector: BaseMetadataConnector, world: Any) -> None:

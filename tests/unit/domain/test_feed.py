@@ -116,6 +116,21 @@ def test_another_value_under_the_same_id_is_refused_and_kept(world: World) -> No
     assert (task, kind, payload["result"]) == ("fedqueue.metrics.add", "EventReused", 0.6)
 
 
+def test_a_line_and_a_point_cannot_share_an_id(world: World) -> None:
+    point, line = world.point(), world.entry(log="x")
+    world.write_points(point)
+    world.write(line)
+    assert told(world.write(world.entry(log="y", event_id=point["event_id"]))) == [
+        ("EventReused", "entries.0.event_id")
+    ]
+    assert told(world.write_points(world.point(event_id=line["event_id"]))) == [("EventReused", "points.0.event_id")]
+    assert (len(world.logs), len(world.metrics)) == (1, 1)
+    assert [(task, kind) for task, kind, _, _ in world.letters] == [
+        ("fedqueue.logs.add", "EventReused"),
+        ("fedqueue.metrics.add", "EventReused"),
+    ]
+
+
 def test_bad_entries_are_kept_each_alone_and_the_others_written(world: World) -> None:
     entries: list[Any] = [
         world.entry(log="good"),
