@@ -2,7 +2,7 @@
 
 None of them commits, and none rolls back the caller's work: what one of them writes, audit and all, stands or falls
 with the transaction that the caller has open. Each locks the model's row before it decides. A deleted model counts as
-missing.
+missing. Its length is the service's: ten functions, with their rules.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from pydantic import BaseModel
-from sqlalchemy import ColumnElement, func, null, select, union_all
+from sqlalchemy import ColumnElement, Executable, func, null, select, union_all
 from sqlalchemy.orm import Session
 
 from connectors.model_ids import read_model_id
@@ -34,7 +34,7 @@ from connectors.sql.rows import (
     TrustRow,
 )
 from connectors.sql.rows.base import now
-from fedqueue.messages import Policy
+from fedqueue.messages import LogMessage, Policy
 
 ModelId = UUID | int | str  # the UUID, or the row's id
 _AT_ONCE = 1000  # values bound in one question
@@ -127,7 +127,8 @@ def change_status(
     if event_id is not None:
         in_feed = select(LogRow.model_id, LogRow.event_type, LogRow.run_id).where(LogRow.event_id == event_id)
         in_metrics = select(MetricRow.model_id, null(), MetricRow.run_id).where(MetricRow.event_id == event_id)
-        seen = session.execute(union_all(in_feed, in_metrics)).first()
+        told: Executable = union_all(in_feed, in_metrics)
+        seen = session.execute(told).first()
         if seen is not None:
             is_same = (seen.model_id, seen.event_type) == (row.id, to) and is_same_run(run_id, seen.run_id)
             return StatusChange(to_model(row), False, Ignored.REPEATED if is_same else Ignored.REUSED)
@@ -201,10 +202,20 @@ def add_log(
 
     Without a trust, the one to whom the slot `fl_client_name` is assigned; the name is kept whether or not it is
     anybody's. `event_id` makes a repeat harmless; without it every call is a new entry. `run_id` None: the model's run.
-    Raises: ValueError for a missing model, an unknown trust, or an entry that is both or neither.
+    It is held to the rules of fedqueue.logs.add: names, rounds from 1, details of up to 8 KiB, no status (that is
+    `update_model_status`). Nothing has been written when it is refused, so the caller's transaction can go on.
+    Raises: ValueError for a missing model, an unknown trust, or an entry that breaks a rule; it names the field.
     """
     if (log is None) == (event_type is None):
         raise ValueError("an entry of the feed is either free text (log) or a typed event (event_type)")
+    checked = _checked_entry(
+        event_type=event_type,
+        log=log,
+        success=success,
+        fl_client_name=fl_client_name,
+        global_round=global_round,
+        details={} if details is None else dict(details),
+    )
     row_id = _find(session, model_id)
     if row_id is None:
         raise _missing(model_id)
@@ -214,13 +225,13 @@ def add_log(
         row_id,
         event_id or uuid4(),
         run_id,
-        event_type,
-        log,
-        success,
+        checked.event_type,
+        checked.log,
+        checked.success,
         None if trust is None else _id_of_trust(session, trust),
         fl_client_name,
-        global_round,
-        details or {},
+        checked.global_round,
+        checked.details,
     )
     (kept,) = keep_logs(session, [entry])
     if kept is Kept.DELETED:
@@ -360,6 +371,27 @@ def _find(session: Session, model_id: ModelId) -> int | None:
     if which is None:
         return None
     return session.scalar(select(FederatedModelRow.id).where(which, FederatedModelRow.deleted.is_(False)))
+
+
+def _checked_entry(**fields: Any) -> LogMessage:
+    """The fields as the wire reads them.
+
+    Raises: ValueError if the wire would refuse an entry of these fields, or a database its text.
+    """
+    # The ids are the caller's affair: these two stand in for them.
+    checked = LogMessage(event_id=UUID(int=0), model_id=UUID(int=0), **fields)
+    for name, value in fields.items():
+        if _holds_nul(value):
+            raise ValueError(f"{name} holds a NUL, which can't be kept")
+    return checked
+
+
+def _holds_nul(value: Any) -> bool:
+    if isinstance(value, str):
+        return "\0" in value
+    if isinstance(value, Mapping):
+        return any(_holds_nul(key) or _holds_nul(inner) for key, inner in value.items())
+    return isinstance(value, list | tuple) and any(map(_holds_nul, value))
 
 
 def _missing(model_id: ModelId) -> ValueError:

@@ -404,6 +404,43 @@ def test_an_entry_is_typed_or_text_and_keeps_all_that_is_said(
             add_log(model.uuid, log, session, event_type=event_type)
 
 
+AGAINST_THE_WIRE: dict[str, tuple[dict[str, Any], str]] = {
+    "details not finite": ({"details": {"loss": float("nan")}}, "details"),
+    "details too large": ({"details": {"text": "x" * 9_900}}, "details"),
+    "details no JSON": ({"details": {"set": {1}}}, "details"),
+    "details with a NUL": ({"details": {"a": [{"b": "\0"}]}}, "details"),
+    "details with half a pair": ({"details": {"a": "\ud800"}}, "details"),
+    "round 0": ({"global_round": 0}, "global_round"),
+    "round below 0": ({"global_round": -1}, "global_round"),
+    "round beyond its column": ({"global_round": 2**31}, "global_round"),
+    "no text": ({"log": ""}, "log"),
+    "too much text": ({"log": "x" * 70_000}, "log"),
+    "text with a NUL": ({"log": "a\0b"}, "log"),
+    "nameless client": ({"fl_client_name": ""}, "fl_client_name"),
+    "client's name too long": ({"fl_client_name": "x" * 201}, "fl_client_name"),
+    "start of no round": ({"log": None, "event_type": "ROUND_STARTED"}, "global_round"),
+    "result of no round": ({"log": None, "event_type": "CLIENT_RESULT_RECEIVED"}, "global_round"),
+    "status": ({"log": None, "event_type": "RUNNING"}, "event_type"),
+    "hub's own": ({"log": None, "event_type": "QUEUE_POSITION"}, "event_type"),
+    "type in small letters": ({"log": None, "event_type": "round started"}, "event_type"),
+    "type too long": ({"log": None, "event_type": "X" * 101}, "event_type"),
+}
+
+
+@pytest.mark.parametrize("what", AGAINST_THE_WIRE)
+def test_an_entry_against_the_rules_of_the_wire_is_refused_before_anything_is_written(
+    world: World, session: Session, model: FederatedModel, what: str
+) -> None:
+    fields, field = AGAINST_THE_WIRE[what]
+    add_log(model.uuid, "before", session)
+    with pytest.raises(ValueError, match=field):
+        add_log(model.uuid, session=session, **({"log": "words"} | fields))
+    # The caller's transaction goes on, with what it had written.
+    add_log(model.uuid, "after", session, global_round=2**31 - 1)
+    session.commit()
+    assert feed_of(world, model) == ["before", "after"]
+
+
 def test_an_entry_without_an_event_id_is_new_every_time(world: World, session: Session, model: FederatedModel) -> None:
     event_id = uuid4()
     assert [add_log(model.uuid, "same words", session) for _ in range(2)] == [Kept.NEW, Kept.NEW]
