@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import operator
 from typing import Annotated, Any, Final
 from uuid import UUID
 
 from pydantic import (
+    BeforeValidator,
     Field,
     JsonValue,
     ModelWrapValidatorHandler,
@@ -41,7 +43,18 @@ MAX_CLIENT_NAME: Final = 200
 MAX_EVENTS: Final = 1_000  # a message
 DEFAULT_X_LABEL: Final = "Global Rounds"
 
-Round = Annotated[int, Field(ge=0, le=2**31 - 1)]
+
+def _whole_number(value: Any) -> int:
+    # Not pydantic's strict mode: numpy's integers, which a training loop counts in, are whole numbers too.
+    if isinstance(value, bool):
+        raise PydanticCustomError("int_type", "Input should be a valid integer, not true or false")
+    try:
+        return operator.index(value)
+    except TypeError as error:
+        raise PydanticCustomError("int_type", "Input should be a valid integer") from error
+
+
+Round = Annotated[int, BeforeValidator(_whole_number), Field(ge=0, le=2**31 - 1)]
 ClientName = Annotated[str, Field(min_length=1, max_length=MAX_CLIENT_NAME)]
 EventType = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[A-Z][A-Z0-9_]*$")]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 from uuid import uuid4
 
+import numpy as np
 import pytest
 from pydantic import ValidationError
 
@@ -40,6 +41,10 @@ def fault_of(kind: type[Message], payload: dict[str, Any]) -> tuple[str, str]:
         ({"log": "x", "global_round": 0}, "global_round", "count from 1"),
         ({"log": "x", "global_round": -1}, "global_round", "greater than or equal to 0"),
         ({"log": "x", "global_round": 2**31}, "global_round", "less than or equal to 2147483647"),
+        ({"log": "x", "global_round": True}, "global_round", "not true or false"),
+        ({"log": "x", "global_round": "2"}, "global_round", "valid integer"),
+        ({"log": "x", "global_round": 2.0}, "global_round", "valid integer"),
+        ({"metric": POINT, "global_round": False}, "global_round", "not true or false"),
         ({"log": ""}, "log", "at least 1 character"),
         ({"log": "x" * 65_537}, "log", "at most 65536 characters"),
         ({"metric": POINT}, "global_round", "needs its global_round, or an x_value"),
@@ -80,6 +85,11 @@ def test_an_event_at_the_edge_of_the_rules_is_taken(payload: dict[str, Any]) -> 
     FLEvent.model_validate(IDS | payload)
 
 
+def test_a_round_counted_in_numpy_s_integers_is_a_number_on_the_wire() -> None:
+    event = FLEvent.model_validate(IDS | {"log": "x", "global_round": np.int64(3)})
+    assert event.model_dump_json(include={"global_round"}) == '{"global_round":3}'
+
+
 def test_details_nested_without_end_are_refused_not_a_crash() -> None:
     nested: list[Any] = []
     for _ in range(900):
@@ -117,6 +127,8 @@ def fault_of_batch(events: list[Any]) -> str:
         (LogMessage, {"event_type": "ROUND_STARTED"}, "global_round", "say which"),
         (LogMessage, {"log": "x", "global_round": 0}, "global_round", "count from 1"),
         (LogMessage, {}, "", "exactly one of event_type and log"),
+        (LogMessage, {"log": "x", "global_round": True}, "global_round", "not true or false"),
+        (MetricMessage, POINT | {"global_round": "2"}, "global_round", "valid integer"),
         (MetricMessage, POINT, "global_round", "needs its global_round, or an x_value"),
     ],
 )

@@ -29,6 +29,7 @@ OVER: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"log": "x", "global_round": 0}, {"global_round": None}),
     ({"log": "x", "global_round": -1}, {"global_round": None}),
     ({"log": "x", "global_round": 2**31}, {"global_round": None}),
+    ({"log": "x", "global_round": True}, {"global_round": None}),
     ({"log": "x", "global_round": "third"}, {"global_round": None}),
     ({"log": "x", "details": LARGE}, {"details": {"left_out": "details of 8200 bytes"}}),
     ({"log": "x", "details": {"a": float("nan")}}, {"details": {"left_out": "details of 9 bytes"}}),
