@@ -120,7 +120,8 @@ class MemoryFeed(MemoryTables):
             is_under_way = model.status in CLAIMABLE_STATUSES - {ModelStatus.PENDING}
             if model.silence_timeout is None or model.deleted or is_held or not is_under_way:
                 continue
-            heard = self._last_heard(model, model.run_id) or model.updated_at
+            words = [self._last_heard(model, model.run_id), self._tables.heard.get(model.id)]
+            heard = max((word for word in words if word is not None), default=model.updated_at)
             assert heard is not None
             if (now - heard).total_seconds() > model.silence_timeout:
                 silent.append((model, heard))

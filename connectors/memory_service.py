@@ -23,7 +23,7 @@ from connectors.records import (
     Trust,
 )
 from connectors.repeats import is_same_run
-from connectors.run_states import FAILED_STATUSES, FINAL, Ignored, decide, event_id_of
+from connectors.run_states import FAILED_STATUSES, FINAL, Ignored, decide, event_id_of, is_heard
 
 
 class MemoryService(MemoryFeed):
@@ -53,13 +53,13 @@ class MemoryService(MemoryFeed):
         seen = None if event_id is None else tables.logs.get(event_id)
         if seen is not None:
             is_same = (seen.model_id, seen.event_type) == (now.id, status) and is_same_run(run_id, seen.run_id)
-            return StatusChange(now, False, Ignored.REPEATED if is_same else Ignored.REUSED)
+            return self._ignored(now, seen.run_id, Ignored.REPEATED if is_same else Ignored.REUSED)
         if event_id in tables.metrics:
             return StatusChange(now, False, Ignored.REUSED)
         known = {run for owner, run in tables.runs if owner == now.id}
         decision = decide(now.status, now.run_id, known, status, run_id, by_user=user_id is not None)
         if not decision.change:
-            return StatusChange(now, False, decision.reason)
+            return self._ignored(now, run_id, decision.reason)
         self._note_run(now, status, decision.new_run)
         run = decision.new_run or now.run_id
         changed = insert(tables.models, replace(now, status=status, run_id=run, updated_at=moment()))
@@ -81,6 +81,11 @@ class MemoryService(MemoryFeed):
             # Somebody has given that id to something else. A change has its entry all the same.
             self.add_logs([replace(entry, event_id=uuid4())])
         return StatusChange(changed, True)
+
+    def _ignored(self, model: FederatedModel, run_id: UUID | None, reason: str) -> StatusChange:
+        if is_heard(model.run_id, run_id, reason):
+            self._tables.heard[model.id] = moment()
+        return StatusChange(model, False, reason)
 
     def _note_run(self, model: FederatedModel, status: ModelStatus, new_run: UUID | None) -> None:
         runs = self._tables.runs

@@ -50,6 +50,7 @@ class Tables:
     slots: dict[str, FLKitSlot] = field(default_factory=dict)
     approvals: dict[tuple[int, int], None] = field(default_factory=dict)  # (model, trust)
     runs: dict[tuple[int, UUID], ModelRun] = field(default_factory=dict)
+    heard: dict[int, datetime] = field(default_factory=dict)  # by model: the last status that changed nothing
     logs: dict[UUID, LogEntry] = field(default_factory=dict)
     metrics: dict[UUID, Metric] = field(default_factory=dict)
     audit: dict[int, tuple[int, AuditAction, str | None]] = field(default_factory=dict)

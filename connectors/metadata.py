@@ -526,8 +526,9 @@ class BaseMetadataConnector(ABC):
 
     @abstractmethod
     def pull_silent_models(self, now: datetime) -> list[tuple[FederatedModel, datetime]]:
-        """Models whose run is under way and has written no log and no metric for longer than their `silence_timeout`,
-        with the time it was last heard of. A model whose round a worker holds is not silent."""
+        """Models whose run is under way and has written no log and no metric, and repeated no status, for longer than
+        their `silence_timeout`, with the time it was last heard of. A model whose round a worker holds is not silent.
+        """
 
     @abstractmethod
     def add_audit(self, model: FederatedModel, action: AuditAction, user_id: str | None = None) -> None:

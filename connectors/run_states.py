@@ -91,6 +91,11 @@ def decide(
     return Decision(False, reason=Ignored.STALE_RUN)
 
 
+def is_heard(current_run: UUID | None, run_id: UUID | None, reason: str) -> bool:
+    """Whether a status that changed nothing, for that reason, is a word of the run under way (`run_id` None: of it)."""
+    return reason in (Ignored.REPEATED, Ignored.BACKWARD) and (run_id is None or current_run in (None, run_id))
+
+
 def event_id_of(model_uuid: UUID, run_id: UUID | None, status: ModelStatus) -> UUID:
     """The id of the feed's entry about a run reaching `status`, where no callback brought one."""
     return uuid5(model_uuid, f"status {name_of(run_id)} {status}")

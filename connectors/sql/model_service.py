@@ -9,18 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, is_dataclass, replace
+from datetime import timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
 from pydantic import BaseModel
-from sqlalchemy import ColumnElement, Executable, func, null, select, union_all
+from sqlalchemy import ColumnElement, Executable, func, null, select, union_all, update
 from sqlalchemy.orm import Session
 
 from connectors.model_ids import read_model_id
 from connectors.plots import Plot, plots_of
 from connectors.records import ALL, AuditAction, Kept, ModelStatus, NewLog, StatusChange, Trust, WhichRun
 from connectors.repeats import is_same_run
-from connectors.run_states import FAILED_STATUSES, FINAL, Ignored, as_status, decide, event_id_of
+from connectors.run_states import FAILED_STATUSES, FINAL, Ignored, as_status, decide, event_id_of, is_heard
 from connectors.sql.entries import keep_logs
 from connectors.sql.mapping import to_metric, to_model, to_trust
 from connectors.sql.rows import (
@@ -38,6 +39,7 @@ from fedqueue.messages import LogMessage, Policy
 
 ModelId = UUID | int | str  # the UUID, or the row's id
 _AT_ONCE = 1000  # values bound in one question
+_HEARD_EVERY = timedelta(seconds=1)
 
 
 # What only the hub's rules can check, which know the aggregators and requirements there are.
@@ -131,12 +133,12 @@ def change_status(
         seen = session.execute(told).first()
         if seen is not None:
             is_same = (seen.model_id, seen.event_type) == (row.id, to) and is_same_run(run_id, seen.run_id)
-            return StatusChange(to_model(row), False, Ignored.REPEATED if is_same else Ignored.REUSED)
+            return _ignored(session, row, seen.run_id, Ignored.REPEATED if is_same else Ignored.REUSED)
     same_run = select(ModelRunRow.run_id).where(ModelRunRow.model_id == row.id, ModelRunRow.run_id == run_id)
     known = set(session.scalars(same_run))
     decision = decide(ModelStatus(row.status), row.run_id, known, to, run_id, by_user=user_id is not None)
     if not decision.change:
-        return StatusChange(to_model(row), False, decision.reason)
+        return _ignored(session, row, run_id, decision.reason)
     _note_run(session, row, to, decision.new_run)
     row.status = to
     row.run_id = decision.new_run or row.run_id
@@ -159,6 +161,19 @@ def change_status(
         # Somebody has given that id to something else. A change has its entry all the same.
         keep_logs(session, [replace(entry, event_id=uuid4())])
     return StatusChange(to_model(row), True)
+
+
+def _ignored(session: Session, row: FederatedModelRow, run_id: UUID | None, reason: str) -> StatusChange:
+    """The answer to a status that changed nothing. Of the run under way it is a word all the same: a run is not silent
+    that repeats itself. One a second is noted, so that an insistent server costs little."""
+    at = now()
+    is_news = row.heard_at is None or at - row.heard_at >= _HEARD_EVERY
+    if is_news and is_heard(row.run_id, run_id, reason):
+        # Nothing that people know of the model has changed: `updated_at` stays.
+        noted = update(FederatedModelRow).where(FederatedModelRow.id == row.id)
+        kept = FederatedModelRow.updated_at
+        session.execute(noted.values(heard_at=at, updated_at=kept), execution_options={"synchronize_session": False})
+    return StatusChange(to_model(row), False, reason)
 
 
 def _note_run(session: Session, row: FederatedModelRow, status: ModelStatus, new_run: UUID | None) -> None:

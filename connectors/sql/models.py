@@ -20,7 +20,7 @@ from connectors.sql.rows import ClientRow, FederatedModelRow, ModelClientRow, Mo
 
 # What the round's protocol alone may move, under its own guards.
 _GUARDED = {"id", "uuid", "fence", "lease_until", "head", "status", "run_id", "deleted", "created_at", "updated_at"}
-_FIELDS = {column.name for column in FederatedModelRow.__table__.columns} - {"id", "created_at", "updated_at"}
+_FIELDS = {each.name for each in FederatedModelRow.__table__.columns} - {"id", "heard_at", "created_at", "updated_at"}
 
 
 class Models(Database):

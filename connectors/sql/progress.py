@@ -53,7 +53,8 @@ class Progress(Database):
         with self._reading() as session:
             for row in session.scalars(statement, execution_options={"populate_existing": True}).all():
                 # By two looks into indexes each: who has a timeout, and runs, is few.
-                heard = _last_heard(session, row.id, row.run_id) or row.updated_at
+                words = [_last_heard(session, row.id, row.run_id), row.heard_at]
+                heard = max((word for word in words if word is not None), default=row.updated_at)
                 assert row.silence_timeout is not None
                 if (now - heard).total_seconds() > row.silence_timeout:
                     silent.append((to_model(row), heard))

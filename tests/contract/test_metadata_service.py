@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import time
+from datetime import UTC, datetime, timedelta
 from typing import Any
-from uuid import uuid4, uuid5
+from uuid import UUID, uuid4, uuid5
 
 import pytest
 
@@ -22,7 +24,7 @@ from connectors.run_states import Ignored
 from tests.contract.entries import add, log, measure, point, status, text
 
 S = ModelStatus
-FIRST, SECOND = uuid4(), uuid4()
+FIRST, SECOND, NEVER_BEGUN = uuid4(), uuid4(), uuid4()
 
 
 # --- status ---------------------------------------------------------------------------------------
@@ -122,6 +124,36 @@ def test_a_status_is_told_with_its_sender_and_its_round(connector: BaseMetadataC
     (entry,) = connector.pull_logs(model)
     assert (entry.trust_id, entry.fl_client_name, entry.global_round) == (kings.id, "site-1", 3)
     assert (entry.success, entry.details) == (False, {"a": 1})
+
+
+@pytest.mark.parametrize(
+    ("again", "run_id", "is_heard"),
+    [
+        (S.RUNNING, None, True),
+        (S.RUNNING, SECOND, True),
+        (S.INITIATED, SECOND, True),
+        (S.RUNNING, FIRST, False),
+        (S.RUNNING, NEVER_BEGUN, False),
+        (None, None, False),
+    ],
+    ids=["repeated", "by name", "backward", "earlier run", "unknown run", "question"],
+)
+def test_a_run_that_repeats_itself_is_heard_though_it_writes_nothing(
+    connector: BaseMetadataConnector, world: Any, again: ModelStatus | None, run_id: UUID | None, is_heard: bool
+) -> None:
+    model = world.model(silence_timeout=0.2)
+    status(connector, model, S.INITIATED, run_id=FIRST)
+    status(connector, model, S.INITIATED, run_id=SECOND)
+    status(connector, model, S.RUNNING, run_id=SECOND)
+    time.sleep(0.3)
+    before = datetime.now(UTC)
+    stood = world.now(model)
+    assert not status(connector, model, again, run_id=run_id).changed
+    assert world.now(model) == stood
+    silent = [found.id for found, _ in connector.pull_silent_models(before + timedelta(seconds=0.1))]
+    assert silent == ([] if is_heard else [model.id])
+    ((_, heard),) = connector.pull_silent_models(datetime.now(UTC) + timedelta(seconds=10))
+    assert (heard >= before) is is_heard
 
 
 def test_an_event_of_another_run_is_no_repeat_whatever_its_id(connector: BaseMetadataConnector, world: Any) -> None:

@@ -57,6 +57,8 @@ class FederatedModelRow(Base):
     allow_aggregation: Mapped[bool] = mapped_column(Boolean)
     status: Mapped[str] = mapped_column(String(30))
     run_id: Mapped[UUID | None]
+    # When a status of the run was last told that changed nothing, and so has no entry in the feed.
+    heard_at: Mapped[datetime | None]
     deleted: Mapped[bool] = mapped_column(Boolean)
 
     # Every claim raises it; a post names the fence it was given, so a worker that was overtaken posts nothing.

@@ -9,8 +9,10 @@ from uuid import uuid4
 import pytest
 
 from connectors.records import FederatedModel, LogEntry, ModelStatus, NewLog, NewMetric
+from fedqueue.messages import UpdateStatus
 from tasks.domain.lifecycle import change_status
 from tasks.domain.rendering import render
+from tasks.domain.runs import update_status
 from tasks.domain.silence import end_silent_runs
 from tests.unit.domain.conftest import Bench
 
@@ -74,6 +76,21 @@ def test_a_metric_is_a_word_too(bench: Bench) -> None:
     assert written is not None
     assert end_silent_runs(bench.hub, written + timedelta(seconds=0.1)) == 0
     assert end_silent_runs(bench.hub, written + timedelta(seconds=0.3)) == 1
+
+
+def test_a_status_that_changes_nothing_is_a_word_too(bench: Bench) -> None:
+    """An FL server whose only sign of life is to say again that it is running."""
+    model, _ = bench.model(silence_timeout=60)
+    fed = len(bench.metadata.pull_logs(model))
+    for _ in range(3):
+        update_status(bench.hub, UpdateStatus(model_id=model.uuid, status="INITIATED", event_id=uuid4()))
+    spoken = datetime.now(UTC)
+    assert len(bench.metadata.pull_logs(model)) == fed
+    ((_, heard),) = bench.metadata.pull_silent_models(spoken + timedelta(seconds=61))
+    written = bench.metadata.pull_logs(model)[-1].created_at
+    assert written is not None
+    assert heard > written
+    assert end_silent_runs(bench.hub, written + timedelta(seconds=60)) == 0
 
 
 def test_a_run_that_speaks_up_between_the_look_and_the_end_goes_on(

@@ -18,6 +18,7 @@ MOMENT = sa.DateTime(timezone=True).with_variant(mysql.DATETIME(fsp=6), "mysql",
 def upgrade() -> None:
     """Add a table, and columns that may be empty: workers of the version before go on writing rows."""
     op.add_column("federated_model", sa.Column("silence_timeout", sa.Double(), nullable=True))
+    op.add_column("federated_model", sa.Column("heard_at", MOMENT, nullable=True))
     op.add_column("model_metric", sa.Column("fl_client_name", sa.String(length=200), nullable=True))
     op.create_table(
         "model_run",
@@ -51,4 +52,5 @@ def downgrade() -> None:
     op.drop_index("ix_model_log_run", table_name="model_log")
     op.drop_table("model_run")
     op.drop_column("model_metric", "fl_client_name")
+    op.drop_column("federated_model", "heard_at")
     op.drop_column("federated_model", "silence_timeout")
