@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from sqlalchemy import Engine, event
 
 from connectors.records import ModelStatus, NewLog
+from connectors.sql import model_service
 from connectors.sql.connector import SqlAlchemyMetadataConnector
 from tasks.domain.claiming import Begun, begin_round
 from tasks.domain.rounds import finish_round
@@ -90,3 +92,16 @@ def test_what_was_held_is_forgotten_when_the_model_changes(
         metadata.add_logs([NewLog(model_id=model.id, event_id=second, log="of a deleted model")])
     texts = [(entry.run_id, entry.log) for entry in metadata.pull_logs(model) if entry.log]
     assert texts == [(first, "of the first run"), (second, "of the second run")]
+
+
+def test_a_run_that_repeats_itself_is_noted_now_and_then_alone(
+    metadata: SqlAlchemyMetadataConnector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model_service, "_HEARD_EVERY", timedelta(minutes=1))
+    model, _ = add_model(domain_hub(metadata, tmp_path), 1)
+    writes = []
+    for _ in range(3):
+        with metadata.transaction(), statements() as sent:
+            assert not metadata.update_model_status(metadata.lock_model(model), ModelStatus.INITIATED).changed
+        writes.append(sum(statement.startswith("UPDATE federated_model") for statement in sent))
+    assert writes == [1, 0, 0]
