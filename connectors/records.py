@@ -88,6 +88,7 @@ class AuditAction(StrEnum):
     RESULTS_UPLOADED = "RESULTS_UPLOADED"
     STOPPED = "STOPPED"
     ERROR = "ERROR"
+    RESULTS_UPLOAD_FAILED = "RESULTS_UPLOAD_FAILED"
 
 
 class Kept(StrEnum):

@@ -203,8 +203,7 @@ def _history(model: Row, mine: Facts) -> Iterator[str]:
     steps = [_RUN.index(status) if status in _RUN else len(_RUN) for status in walked]
     if any(later <= earlier for earlier, later in pairwise(steps)):
         yield f"I5 {name} went through {walked}"
-    # RESULTS_UPLOAD_FAILED has no audit row: a model may stand there after any step.
-    if model["status"] != (walked[-1] if walked else "PENDING") and model["status"] != "RESULTS_UPLOAD_FAILED":
+    if model["status"] != (walked[-1] if walked else "PENDING"):
         yield f"I9 {name} is {model['status']}, its audit ends at {walked[-1:]}"
     if mine.rounds and model["status"] not in ("RUNNING", *_ENDS):
         yield f"I9 {name} has had rounds and is {model['status']}"

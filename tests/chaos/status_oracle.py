@@ -17,7 +17,6 @@ from connectors.records import FederatedModel
 ORDER: Final = {"PENDING": 0, "INITIATED": 1, "PREPARED": 2, "RUNNING": 3}
 OVER: Final = ("RESULTS_UPLOADED", "RESULTS_UPLOAD_FAILED", "ERROR", "STOPPED")
 STATUSES: Final = (*ORDER, *OVER)
-UNAUDITED: Final = "RESULTS_UPLOAD_FAILED"  # not among the actions of DESIGN 1.2
 UNNAMED: Final = "0"  # the run that nobody has named
 
 
@@ -101,8 +100,7 @@ class Oracle:
         self.status = ask.status
         if ask.event is not None:
             self.events[ask.event] = ask.status
-        if ask.status != UNAUDITED:
-            self.audit.append((ask.status, ask.user))
+        self.audit.append((ask.status, ask.user))
         self.feed.append((ask.status, self.run, ask.status not in ("ERROR", "STOPPED", "RESULTS_UPLOAD_FAILED")))
         self.told.append(("model.status_changed", self.run, ask.status))
         if ask.status in OVER:

@@ -1,4 +1,7 @@
-"""What runs tell, on every connector: feed, metrics, progress, silence. Long, for the many ways to tell it twice."""
+"""What runs tell, on every connector: feed, metrics, progress, silence.
+
+Its length is that of the many ways to tell it twice, late or out of order.
+"""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from sqlalchemy.exc import IntegrityError
 
 import connectors.sql.migrate as migrations
 from connectors.errors import DatabaseUnavailable, SchemaOutdated
-from connectors.records import NewLog, NewMetric, UpdateStatus
+from connectors.records import AuditAction, NewLog, NewMetric, UpdateStatus
 from connectors.sql.connector import SqlAlchemyMetadataConnector
 from connectors.sql.migrate import newest_revision
 from connectors.sql.rows import Base
@@ -93,6 +93,22 @@ def test_what_was_kept_survives_every_step_down_and_up(database: SqlAlchemyMetad
     assert world.now(model).name == "kept"
     counts = database.count_model_updates(model)
     assert (counts[UpdateStatus.COMPLETE], counts[UpdateStatus.PENDING]) == (1, 1)
+
+
+def test_an_audit_of_a_failed_upload_is_kept_and_only_known_actions_are(database: SqlAlchemyMetadataConnector) -> None:
+    database.update_database()
+    model = World(database).model()
+    for _ in range(2):
+        with database.transaction():
+            database.add_audit(model, AuditAction.RUNNING, "u1")
+            database.add_audit(model, AuditAction.RESULTS_UPLOAD_FAILED)
+        with database.engine.connect() as connection, pytest.raises(IntegrityError, match="ck_model_audit_action"):
+            connection.execute(text("UPDATE model_audit SET action = 'FORGOTTEN'"))
+        database.downgrade_database("0002")
+        with database.engine.connect() as connection, pytest.raises(IntegrityError, match="ck_model_audit_action"):
+            connection.execute(text("UPDATE model_audit SET action = 'RESULTS_UPLOAD_FAILED'"))
+        database.update_database()
+    assert database.pull_audit(model) == [(AuditAction.RUNNING, "u1")] * 2
 
 
 def test_a_worker_of_the_version_before_goes_on_writing_on_the_newer_schema(

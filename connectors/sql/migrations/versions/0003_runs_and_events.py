@@ -1,4 +1,4 @@
-"""What FL events need: runs, silence, senders of metrics, and the indexes by which a run's entries are read."""
+"""What FL events need: runs, silence, senders of metrics, an audit of every status, indexes to read a run's entries."""
 
 from __future__ import annotations
 
@@ -13,6 +13,11 @@ depends_on = None
 
 BIG_ID = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 MOMENT = sa.DateTime(timezone=True).with_variant(mysql.DATETIME(fsp=6), "mysql", "mariadb")
+
+_ACTIONS_BEFORE = (
+    "'CREATE', 'EDIT', 'DELETE', 'PUBLISH', 'INITIATED', 'PREPARED', 'RUNNING', 'RESULTS_UPLOADED', 'STOPPED', 'ERROR'"
+)
+_ACTIONS = f"{_ACTIONS_BEFORE}, 'RESULTS_UPLOAD_FAILED'"
 
 
 def upgrade() -> None:
@@ -43,10 +48,13 @@ def upgrade() -> None:
     # The new index first: MariaDB keeps one for the foreign key at any time.
     op.create_index("ix_model_metric_run", "model_metric", ["model_id", "run_id", "id"], unique=False)
     op.drop_index("ix_model_metric_model_id", table_name="model_metric")
+    _allow_actions(_ACTIONS)
 
 
 def downgrade() -> None:
     """Take them away: what the runs were, who sent a metric, and how long a silence may last are forgotten."""
+    op.execute("DELETE FROM model_audit WHERE action = 'RESULTS_UPLOAD_FAILED'")  # a word that the old schema refuses
+    _allow_actions(_ACTIONS_BEFORE)
     op.create_index("ix_model_metric_model_id", "model_metric", ["model_id", "label", "id"], unique=False)
     op.drop_index("ix_model_metric_run", table_name="model_metric")
     op.drop_index("ix_model_log_run", table_name="model_log")
@@ -54,3 +62,13 @@ def downgrade() -> None:
     op.drop_column("model_metric", "fl_client_name")
     op.drop_column("federated_model", "heard_at")
     op.drop_column("federated_model", "silence_timeout")
+
+
+def _allow_actions(actions: str) -> None:
+    name = op.f("ck_model_audit_action")
+    # SQLite copies the table, which no other one points at, and leaves the old constraint behind.
+    is_copied = op.get_bind().dialect.name == "sqlite"
+    with op.batch_alter_table("model_audit") as audit:
+        if not is_copied:
+            audit.drop_constraint(name, type_="check")
+        audit.create_check_constraint(name, f"action IN ({actions})")
