@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import fields
 from datetime import datetime
 from typing import Any
@@ -66,6 +66,10 @@ class MemoryFeed(MemoryTables):
                 values["run_id"] = metric.run_id or live[metric.model_id].run_id
                 tables.metrics[metric.event_id] = Metric(id=len(tables.metrics) + 1, created_at=moment(), **values)
         return became
+
+    def pull_entries(self, event_ids: Collection[UUID]) -> dict[UUID, LogEntry | Metric]:
+        there: dict[UUID, LogEntry | Metric] = {**self._tables.metrics, **self._tables.logs}
+        return {event_id: there[event_id] for event_id in event_ids if event_id in there}
 
     def pull_logs(
         self,

@@ -499,6 +499,10 @@ class BaseMetadataConnector(ABC):
         """Add points to the metrics of any models; what became of each, as of `add_logs`."""
 
     @abstractmethod
+    def pull_entries(self, event_ids: Collection[UUID]) -> dict[UUID, LogEntry | Metric]:
+        """By event id: the entries of any feeds and the points of any metrics that have those ids."""
+
+    @abstractmethod
     def pull_logs(
         self,
         model: FederatedModel,

@@ -27,8 +27,8 @@ class FeedCalls(Calls):
     Each carries an `event_id`, made here if none is given and kept through all repeats: sent twice it counts once. A
     call that does not wait returns as soon as the broker has the message; what the hub refuses afterwards lies in its
     dead letters. One that waits raises Rejected instead (`send_events` answers with the refusals). Whoever waits for an
-    event hears of its ingestion: that it was judged and sent on. What is found out when it is written, such as that its
-    `event_id` was used for something else before, lies in the dead letters; `add_log` and `log_metric` hear that too.
+    event hears of its ingestion: that it was judged, its `event_id` among those written before, and sent on. What is
+    found out only when it is written lies in the dead letters; `add_log` and `log_metric` hear that too.
     """
 
     def send_event(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from celery import current_task
+
 from fedqueue.messages import IngestEvents, IngestView, names
 from tasks.base import emit
 from tasks.batching import batch_task
@@ -15,7 +17,9 @@ from tasks.hub import Hub
 @batch_task(names.EVENTS_INGEST, IngestEvents)
 def ingest(hub: Hub, messages: Sequence[IngestEvents]) -> Sequence[IngestView]:
     """Every event on its way to status, feed or metrics, or refused and kept; one that is wrong spoils no other."""
-    ingested = ingest_events(hub, messages)
+    # What is taken along while it waits in the queue is nobody's who waits for an answer.
+    is_awaited = current_task.request.ignore_result is not True
+    ingested = ingest_events(hub, messages, is_awaited=is_awaited)
     for task, message in ingested.emissions():
         emit(hub, task, message)
     if ingested.refused:

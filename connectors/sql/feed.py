@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -26,6 +26,8 @@ from connectors.sql.entries import keep_logs, keep_metrics
 from connectors.sql.mapping import to_dead_letter, to_log, to_metric, to_outbox_message
 from connectors.sql.rows import AuditRow, DeadLetterRow, LogRow, MetricRow, OutboxRow
 from connectors.sql.rows.base import now
+
+_AT_ONCE = 1000  # values bound in one question
 
 
 class Feed(Database):
@@ -51,6 +53,19 @@ class Feed(Database):
 
     def add_metrics(self, metrics: Sequence[NewMetric]) -> list[Kept]:
         return keep_metrics(self._session("add_metrics"), metrics)
+
+    def pull_entries(self, event_ids: Collection[UUID]) -> dict[UUID, LogEntry | Metric]:
+        asked = sorted(event_ids)
+        found: dict[UUID, LogEntry | Metric] = {}
+        for start in range(0, len(asked), _AT_ONCE):
+            some = asked[start : start + _AT_ONCE]
+            for point in self._all(select(MetricRow).where(MetricRow.event_id.in_(some))):
+                if point.event_id is not None:
+                    found[point.event_id] = to_metric(point)
+            for entry in self._all(select(LogRow).where(LogRow.event_id.in_(some))):
+                if entry.event_id is not None:
+                    found[entry.event_id] = to_log(entry)
+        return found
 
     def pull_logs(
         self,

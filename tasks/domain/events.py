@@ -9,10 +9,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from connectors.records import LogEntry, Metric, NewLog, NewMetric
+from connectors.repeats import is_same_log, is_same_metric, is_same_run
+from connectors.run_states import as_status
 from fedqueue.messages import names
 from fedqueue.messages.events import MAX_EVENTS, STATUS_EVENTS, FLEvent, IngestEvents, IngestView
 from tasks.domain.attribution import Sender, Senders, unattributed
-from tasks.domain.errors import AttributionFailed
+from tasks.domain.errors import AttributionFailed, EventReused
 from tasks.domain.judging import Batch, RefusedEntry, places
 from tasks.hub import Hub
 
@@ -49,12 +52,17 @@ class Ingested:
             yield names.METRICS_ADD, {"points": points}
 
 
-def ingest_events(hub: Hub, messages: Sequence[IngestEvents]) -> Ingested:
-    """Judge every event of the messages: known model, known sender, one payload an id. Writes nothing."""
+def ingest_events(hub: Hub, messages: Sequence[IngestEvents], *, is_awaited: bool = False) -> Ingested:
+    """Judge every event of the messages: known model, known sender, one payload an id. Writes nothing.
+
+    `is_awaited`: somebody waits for the answer, and is told of ids that stand for something else already. Otherwise
+    that is found out when the event is written.
+    """
     batch = Batch(FLEvent, (each for i, m in enumerate(messages) for each in places(i, m.place, m.events)))
     batch.set_repeats_aside()
     models = batch.find_models(hub)
     senders = Senders(hub, models, (entry.message for entry in batch))
+    there = hub.metadata.pull_entries({entry.message.event_id for entry in batch}) if is_awaited else {}
     ingested = Ingested()
     for entry in batch:
         event = entry.message
@@ -71,11 +79,53 @@ def ingest_events(hub: Hub, messages: Sequence[IngestEvents]) -> Ingested:
             else:
                 # A failure is worth more than its form.
                 sender, log = Sender(), unattributed(log, event.fl_client_name)
+        standing = there.get(event.event_id)
+        if standing is not None and not _is_repeat(event, models[event.model_id].id, log, sender, standing):
+            batch.refuse(entry, EventReused(event.event_id))
+            continue
         _fan_out(ingested, event, log, sender)
     ingested.refused = batch.refused
     for message, refused in zip(messages, batch.refusals(len(messages)), strict=True):
         ingested.views.append(IngestView(accepted=len(message.events) - len(refused), refused=refused))
     return ingested
+
+
+def _is_repeat(event: FLEvent, model_id: int, log: str | None, sender: Sender, standing: LogEntry | Metric) -> bool:
+    """Whether what stands under the event's id is the event itself, told before."""
+    if event.metric is not None:
+        point = event.metric
+        x_value = float(event.global_round or 0) if point.x_value is None else point.x_value
+        metric = NewMetric(
+            model_id=model_id,
+            event_id=event.event_id,
+            run_id=event.run_id,
+            trust_id=sender.trust,
+            fl_client_name=sender.fl_client_name,
+            label=point.label,
+            x_label=point.x_label,
+            x_value=x_value,
+            result=point.result,
+            global_round=event.global_round or 0,
+        )
+        return isinstance(standing, Metric) and is_same_metric(metric, standing)
+    if not isinstance(standing, LogEntry):
+        return False
+    if event.event_type in STATUS_EVENTS:
+        told = (standing.model_id, standing.event_type) == (model_id, as_status(event.event_type))
+        return told and is_same_run(event.run_id, standing.run_id)
+    entry = NewLog(
+        model_id=model_id,
+        event_id=event.event_id,
+        run_id=event.run_id,
+        event_type=event.event_type,
+        log=log,
+        success=event.success,
+        trust_id=sender.trust,
+        fl_client_name=sender.fl_client_name,
+        global_round=event.global_round,
+        details=event.details,
+    )
+    return is_same_log(entry, standing)
 
 
 def _fan_out(ingested: Ingested, event: FLEvent, log: str | None, sender: Sender) -> None:

@@ -234,6 +234,15 @@ def test_a_feed_and_metrics_of_one_transaction_know_each_others_event_ids(
     assert connector.pull_logs(model) == []
 
 
+def test_entries_and_points_are_found_by_their_event_ids(connector: BaseMetadataConnector, world: Any) -> None:
+    one, two = world.model(), world.model()
+    add(connector, text(one, "a", event_id=FIRST), text(two, "b"))
+    measure(connector, point(two, event_id=SECOND), point(one))
+    found = connector.pull_entries([FIRST, SECOND, UUID(int=9)])
+    assert found == {FIRST: connector.pull_logs(one)[0], SECOND: connector.pull_metrics(two)[0]}
+    assert connector.pull_entries([]) == {}
+
+
 def test_a_status_under_a_points_event_id_changes_nothing(connector: BaseMetadataConnector, world: Any) -> None:
     model = world.model()
     assert measure(connector, point(model, event_id=FIRST)) == [Kept.NEW]

@@ -242,6 +242,26 @@ def test_a_reuse_that_nobody_waits_for_lies_in_the_dead_letters(world: World) ->
     assert world.logs(model) == ["first"]
 
 
+def test_a_reuse_is_raised_to_whoever_waits_for_the_event(world: World) -> None:
+    model = world.model()
+    line = world.client.add_log(model.uuid, "first", wait=True)
+    point = world.client.log_metric(model.uuid, "loss", 1.0, global_round=1, wait=True)
+    world.client.send_event(model.uuid, log="first", event_id=line, wait=True)
+    for event_id in (line, point):
+        with pytest.raises(Rejected) as refused:
+            world.client.send_event(model.uuid, log="second", event_id=event_id, wait=True)
+        assert (refused.value.kind, refused.value.field) == ("EventReused", "event_id")
+        (letter,) = world.letters(event_id)
+        assert (letter.task, letter.payload["log"]) == (names.EVENTS_INGEST, "second")
+    view = world.client.send_events(
+        [{"model_id": model.uuid, "log": "new"}, {"model_id": model.uuid, "log": "third", "event_id": line}], wait=True
+    )
+    assert (view.accepted, [(each.kind, each.field) for each in view.refused]) == (
+        1,
+        [("EventReused", "events.1.event_id")],
+    )
+
+
 def test_a_failure_of_an_unknown_sender_is_kept_at_the_models_level(world: World) -> None:
     model = world.model()
     world.client.send_event(model.uuid, log="out of memory", success=False, fl_client_name="site-9", wait=True)

@@ -12,7 +12,8 @@ from fedqueue.messages import AddLogs, AddMetrics, UpdateStatus, UpdateStatuses,
 from fedqueue.messages.events import IngestEvents
 from fedqueue.messages.feed import LogMessage, MetricMessage
 from tasks.domain.events import Ingested, ingest_events
-from tasks.domain.runs import update_statuses
+from tasks.domain.feed import write_logs, write_metrics
+from tasks.domain.runs import update_status, update_statuses
 from tests.unit.domain.conftest import Bench
 
 
@@ -212,6 +213,42 @@ def test_a_failure_is_kept_though_nobody_knows_its_sender(world: World) -> None:
     assert (entry["log"], entry["success"], entry["global_round"]) == ("[site-9] out of memory", False, 3)
     assert not {"trust_id", "fl_client_name"} & set(entry)
     assert told(ingested) == [("AttributionFailed", f"events.{index}.fl_client_name") for index in (1, 2, 3)]
+
+
+def test_whoever_waits_is_told_of_ids_that_stand_for_something_else(world: World) -> None:
+    """A repeat is no reuse, whatever kind of event it is."""
+    run = str(uuid4())
+    events = [
+        world.event(event_type="TRAINING_STARTED", run_id=run),
+        world.event(event_type="CLIENT_RESULT_RECEIVED", fl_client_name="site-1", global_round=2, details={"a": 1.0}),
+        world.event(log="out of memory", success=False, fl_client_name="site-9"),
+        world.event(metric={"label": "loss", "result": 0.5}, global_round=3, fl_client_name="site-1"),
+    ]
+    hub = world.bench.hub
+    for task, message in world.ingest(*events).emissions():
+        if task == names.LOGS_ADD:
+            write_logs(hub, [AddLogs.model_validate(message)])
+        elif task == names.METRICS_ADD:
+            write_metrics(hub, [AddMetrics.model_validate(message)])
+        else:
+            update_status(hub, UpdateStatus.model_validate(message))
+    ids = [event["event_id"] for event in events]
+    changed = [
+        events[0] | {"event_type": "STOPPED"},
+        events[1] | {"details": {"a": 2}},
+        events[2] | {"log": "out of time"},
+        events[3] | {"metric": {"label": "loss", "result": 0.6}},
+    ]
+    swapped = [event | {"event_id": event_id} for event, event_id in zip(events, [*ids[1:], ids[0]], strict=True)]
+
+    def refused(batch: list[dict[str, Any]]) -> list[str]:
+        ingested = ingest_events(hub, [IngestEvents(events=batch)], is_awaited=True)
+        return [each.kind for each in ingested.views[0].refused]
+
+    assert refused(events) == []
+    assert refused(changed) == ["EventReused"] * 4
+    assert refused(swapped) == ["EventReused"] * 4
+    assert told(world.ingest(*changed)) == [], "found out when they are written"
 
 
 def test_a_report_over_the_limits_goes_on_cut_and_a_typed_event_is_refused(world: World) -> None:
