@@ -40,7 +40,7 @@ class Oracle:
     audit: list[tuple[str, str | None]] = field(default_factory=list)
     feed: list[tuple[str, str, bool]] = field(default_factory=list)  # status, run, success
     told: list[tuple[str, str, str]] = field(default_factory=list)  # event, run, status
-    events: dict[str, str] = field(default_factory=dict)  # those that changed something, and what to
+    events: dict[str, tuple[str, str]] = field(default_factory=dict)  # what changed something: to what, of which run
     deleted: bool = False
     begun_by_users: int = 0
 
@@ -53,7 +53,9 @@ class Oracle:
         if self.deleted:
             return "refused"
         if ask.event in self.events:
-            return "ignored" if self.events[ask.event] == ask.status else "refused"
+            status, run = self.events[ask.event]
+            is_same = status == ask.status and (ask.run is None or run == UNNAMED or run == ask.run)
+            return "ignored" if is_same else "refused"
         if self._begins_a_run(ask):
             self._begin(ask)
         elif ask.run is not None and ask.run != self.run:
@@ -99,7 +101,7 @@ class Oracle:
     def _become(self, ask: Ask) -> None:
         self.status = ask.status
         if ask.event is not None:
-            self.events[ask.event] = ask.status
+            self.events[ask.event] = (ask.status, self.run)
         self.audit.append((ask.status, ask.user))
         self.feed.append((ask.status, self.run, ask.status not in ("ERROR", "STOPPED", "RESULTS_UPLOAD_FAILED")))
         self.told.append(("model.status_changed", self.run, ask.status))
