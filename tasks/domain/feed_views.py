@@ -138,12 +138,16 @@ def view_progress(metadata: BaseMetadataConnector, model: FederatedModel) -> Pro
     """
     facts = metadata.pull_progress_facts(model, model.run_id)
     members, same = _members(metadata, model)
+    senders = SenderNames.of(metadata, model)
+    names: dict[Sender, str] = {trust.id: trust.label for trust in senders.trusts.values()}
+    names.update(senders.client_names.items())
     progress = progress_of(
         _under_one_key(facts, same),
         members,
         max_rounds=model.max_rounds,
         is_over=model.status in FINAL,
         now=datetime.now(UTC),
+        names=names,
     )
     return ProgressView(
         model_id=model.uuid,

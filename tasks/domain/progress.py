@@ -5,11 +5,12 @@ Pure. A connector gathers the ProgressFacts; what follows from them is here.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from statistics import median
+from types import MappingProxyType
 from typing import Final
 from uuid import UUID
 
@@ -57,19 +58,26 @@ class Progress:
 
 
 def progress_of(
-    facts: ProgressFacts, members: Sequence[Member], *, max_rounds: int | None, is_over: bool, now: datetime
+    facts: ProgressFacts,
+    members: Sequence[Member],
+    *,
+    max_rounds: int | None,
+    is_over: bool,
+    now: datetime,
+    names: Mapping[Sender, str] = MappingProxyType({}),
 ) -> Progress:
     """The progress that the facts amount to at the time `now`.
 
-    `members` are those who are meant to take part; who was heard of besides comes after them, by name. `max_rounds` is
-    the model's own total, for runs that tell none. Seconds left: the median duration of the last rounds for each round
-    that is left, less what the present one has taken; None if no total or duration is known, or the run is over.
+    `members` are those who are meant to take part; who was heard of besides comes after them, called as in `names`,
+    else by the key itself. `max_rounds` is the model's own total, for runs that tell none. Seconds left: the median
+    duration of the last rounds for each round that is left, less what the present one has taken; None if no total or
+    duration is known, or the run is over.
     """
     current = max(facts.started_round, facts.aggregated_round, *facts.returned.values(), 0)
     total = facts.total_rounds if facts.total_rounds is not None else max_rounds
     known = {member.key for member in members}
     others = sorted({*facts.returned, *facts.dropped} - known, key=str)
-    everyone = [*members, *(Member(key, str(key)) for key in others)]
+    everyone = [*members, *(Member(key, names.get(key, str(key))) for key in others)]
     under_way = not is_over and current > facts.aggregated_round
     return Progress(
         current_round=current,

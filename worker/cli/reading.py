@@ -88,9 +88,9 @@ def progress(model: OfModel, as_json: Json = False) -> None:
         found = model_named(metadata, model)
         view = view_progress(metadata, found)
     if as_json:
-        show_json(view.model_dump(mode="json"))
+        show_json(view.model_dump(mode="json") | {"deleted": found.deleted})
     else:
-        typer.echo("\n".join(progress_lines(view, found.name)))
+        typer.echo("\n".join(progress_lines(view, found.name, is_deleted=found.deleted)))
 
 
 def _coming(

@@ -40,12 +40,13 @@ def plot_lines(plot: PlotView, width: int | None = None) -> list[str]:
     return lines
 
 
-def progress_lines(progress: ProgressView, name: str = "") -> list[str]:
-    """A run: its status and rounds, how long it will take, where each participant stands."""
+def progress_lines(progress: ProgressView, name: str = "", *, is_deleted: bool = False) -> list[str]:
+    """A run: its status (or that its model is deleted) and rounds, how long it will take, where each one stands."""
+    deleted = " · deleted" if is_deleted else ""
     run = "" if progress.run_id is None else f" · run {progress.run_id}"
     total = "" if progress.total_rounds is None else f" of {progress.total_rounds}"
     lines = [
-        f"{_cut(_printable(name or str(progress.model_id)), 80)} · {progress.status}",
+        f"{_cut(_printable(name or str(progress.model_id)), 80)} · {progress.status}{deleted}",
         f"round {progress.current_round}{total}, {progress.completed_rounds} completed{run}",
     ]
     if progress.eta_seconds is not None:

@@ -150,6 +150,30 @@ def test_progress_says_where_everybody_is(model: FederatedModel) -> None:
     assert json.loads("\n".join(said("progress", str(model.uuid), "--json")))["current_round"] == 2
 
 
+def test_progress_calls_those_who_were_not_expected_by_their_names(
+    model: FederatedModel, metadata: BaseMetadataConnector
+) -> None:
+    with metadata.transaction():
+        metadata.register_client(model, UUID(int=7), "ward 7")
+        left = metadata.add_trust(Trust(0, uuid4(), "Guy's"))
+        metadata.add_logs(
+            [
+                typed(model, "CLIENT_RESULT_RECEIVED", 2, fl_client_name=str(UUID(int=7))),
+                typed(model, "CLIENT_RESULT_RECEIVED", 2, trust_id=left.id),
+            ]
+        )
+    shown = [line.split("  ")[1] for line in said("progress", str(model.uuid))[-2:]]
+    assert sorted(shown) == ["Guy's", "ward 7"]
+
+
+def test_progress_of_a_deleted_model_says_that_it_is(model: FederatedModel, metadata: BaseMetadataConnector) -> None:
+    assert json.loads("\n".join(said("progress", str(model.uuid), "--json")))["deleted"] is False
+    with metadata.transaction():
+        metadata.delete_federated_models([model], "u1")
+    assert said("progress", str(model.uuid))[0] == "digits · INITIATED · deleted"
+    assert json.loads("\n".join(said("progress", str(model.uuid), "--json")))["deleted"] is True
+
+
 def test_a_feed_is_followed_as_it_grows(model: FederatedModel, metadata: BaseMetadataConnector, home: Path) -> None:
     """Nothing twice, nothing missed, and Ctrl-C is its usual end."""
     command = [sys.executable, "-m", "worker", "logs", str(model.uuid), "--follow", "--json", "--limit", "1"]
