@@ -2,7 +2,10 @@
 
 None of them commits, and none rolls back the caller's work: what one of them writes, audit and all, stands or falls
 with the transaction that the caller has open. Each locks the model's row before it decides. A deleted model counts as
-missing. Its length is the service's: ten functions, with their rules.
+missing. Nobody is notified: what changes here writes no message to the outbox, while the hub's own tasks
+(fedqueue.models.update_status, delete, …) tell of the same change (docs/notifications.md).
+
+Its length is the service's: ten functions, with their rules.
 """
 
 from __future__ import annotations
