@@ -1,4 +1,7 @@
-"""The model service on every connector: runs and status, deletion, trusts."""
+"""The model service on every connector: runs and status, deletion, trusts.
+
+Its length is that of the ways in which a status can come late, twice or under another's name.
+"""
 
 from __future__ import annotations
 
