@@ -302,4 +302,5 @@ def test_a_lost_a_doubled_and_a_changed_submission_are_each_unaccounted_for(kept
 def test_every_audit_action_is_known_to_the_checker() -> None:
     """An action that it took for a status would read as a step of the run."""
     known = {"CREATE", "EDIT", "DELETE", "PUBLISH", "INITIATED", "PREPARED", "RUNNING"}
-    assert {str(action) for action in AuditAction} == known | {"RESULTS_UPLOADED", "STOPPED", "ERROR"}
+    ends = {"RESULTS_UPLOADED", "RESULTS_UPLOAD_FAILED", "STOPPED", "ERROR"}
+    assert {str(action) for action in AuditAction} == known | ends
