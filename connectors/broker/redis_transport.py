@@ -67,6 +67,7 @@ class Channel(stock.Channel):
     """One that takes by script, and waits by looking."""
 
     QoS = QoS
+    max_connections = 100  # one waits at each queue; the stock ten are soon too few
     _in_poll: Any = False
     _brpop_sent_at: Any = None
 
@@ -190,6 +191,27 @@ class Channel(stock.Channel):
         except self.connection_errors:
             client.connection.disconnect()
             raise
+
+    def _basic_cancel(self, consumer_tag: str) -> Any:
+        cancelled = super()._basic_cancel(consumer_tag)
+        self._stop_looking()
+        return cancelled
+
+    def _stop_looking(self) -> None:
+        """Give up the connections that wait at queues which nobody consumes any more: one channel may see many."""
+        for queue in self._peekers.keys() - set(self.active_queues):
+            client, kind = self._peekers.pop(queue), _PEEK + queue
+            self._peeked_at.pop(queue, None)
+            self.handlers.pop(kind, None)
+            cycle, connection = self.connection.cycle, client.connection
+            cycle._chan_to_sock.pop((self, client, kind), None)
+            for fileno in [fileno for fileno, found in cycle._fd_to_chan.items() if found == (self, kind)]:
+                del cycle._fd_to_chan[fileno]
+            connection.disconnect()
+            client.connection = None
+            client.connection_pool.release(connection)
+        if not self._peeked_at and not self._is_asking:
+            self._in_poll = None
 
     def drop_stale_looks(self, patience: float) -> None:
         """Give up looks whose answer is overdue: the server may have vanished without a word."""

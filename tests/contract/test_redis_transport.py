@@ -22,6 +22,8 @@ import psutil
 import pytest
 import redis
 from celery import Celery
+from kombu.entity import Queue
+from kombu.messaging import Consumer, Producer
 from kombu.simple import SimpleQueue
 
 from connectors.broker.redis_transport import take_safely_from_redis
@@ -209,6 +211,26 @@ def test_who_acknowledges_nothing_leaves_nothing(valkey: Server, tmp_path: Path)
                 queue.put({"number": 1})  # type: ignore[no-untyped-call]
                 assert queue.queue.get(no_ack=True) is not None
         soon(lambda: numbers.kept() == 0)
+
+
+def test_a_channel_that_waits_at_one_queue_after_another_holds_few_connections(valkey: Server, tmp_path: Path) -> None:
+    """As a pooled connection does over which one control command after another is answered."""
+    app = Numbers(valkey, tmp_path).app
+    take_safely_from_redis()
+    with app.connection_for_write() as connection, redis.Redis.from_url(valkey.url) as asker:
+        channel = connection.default_channel
+        before = len(asker.client_list())
+        for number in range(120):  # more than a channel may have connections
+            queue = Queue(f"waited-at-{number}", channel=channel, auto_delete=True)  # type: ignore[no-untyped-call]
+            arrived: list[Any] = []
+            with Consumer(channel, queues=[queue], on_message=arrived.append, no_ack=True):  # type: ignore[no-untyped-call]
+                with pytest.raises(TimeoutError):
+                    connection.drain_events(timeout=0.01)
+                if number % 40 == 0:
+                    Producer(channel).publish(number, routing_key=queue.name)  # type: ignore[no-untyped-call]
+                    connection.drain_events(timeout=5)
+                    assert [message.payload for message in arrived] == [number]
+        assert len(asker.client_list()) <= before + 4
 
 
 def test_cut_connections_are_made_again(numbers: Numbers) -> None:
