@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import sqlite3
 import time
 from typing import Any
 
@@ -14,6 +15,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, InvalidatePoolError
 # Retried as whole transactions: serialization failure, deadlock, lost connection, server shutting down or starting.
 _POSTGRESQL = re.compile(r"40001|40P01|08...|57P0.")
 _MARIADB = {1213, 1205, 2006, 2013}
+_BUSY_SECONDS = 30
 _SQLITE = ("database is locked", "database table is locked", "database is busy")
 
 # So long after its last use a connection is taken to be there. If it is not, a transaction is begun anew, and a read
@@ -33,7 +35,7 @@ def open_engine(url: str, *, pool_size: int = 5, pool_timeout: float = 30.0, ech
     if kind == "sqlite":
         if parsed.database in (None, "", ":memory:"):
             raise ValueError("an in-memory SQLite database is each connection's own: give a file")
-        options["connect_args"] = {"isolation_level": None, "timeout": 30.0}
+        options["connect_args"] = {"isolation_level": None, "timeout": float(_BUSY_SECONDS)}
     else:
         options |= {"isolation_level": "READ COMMITTED", "pool_recycle": 1800}
     engine = create_engine(url, pool_size=pool_size, max_overflow=pool_size, pool_timeout=pool_timeout, **options)
@@ -76,13 +78,26 @@ def _ask_who_was_idle(engine: Engine) -> None:
 
 
 def _set_up_sqlite(connection: Any, _record: Any) -> None:
-    for pragma in (
-        "busy_timeout = 30000",
-        "journal_mode = WAL",
-        "synchronous = FULL",
-        "foreign_keys = ON",
-    ):
+    connection.execute(f"PRAGMA busy_timeout = {_BUSY_SECONDS * 1000}")
+    _write_ahead(connection)
+    for pragma in ("synchronous = FULL", "foreign_keys = ON"):
         connection.execute(f"PRAGMA {pragma}")
+
+
+def _write_ahead(connection: Any) -> None:
+    """Put the database into WAL mode, or find it there."""
+    deadline = time.monotonic() + _BUSY_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            # For this one statement SQLite does not wait as busy_timeout says: while another connection makes the
+            # switch, or undoes it at its end as the last one, it refuses at once.
+            if not any(words in str(error) for words in _SQLITE) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+        else:
+            return
 
 
 def _begin_sqlite(connection: Connection) -> None:
