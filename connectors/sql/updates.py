@@ -271,13 +271,10 @@ class Updates(Database):
 
     def _guarded(self, transition: str, statement: Update, expected: int) -> None:
         """Carry out a transition of `expected` rows, all or none of them."""
-        session = self._session(transition)
-        savepoint = session.begin_nested()
-        found = self._changed(transition, statement)
-        if found != expected:
-            savepoint.rollback()
-            raise TransitionRefused(transition, expected, found)
-        savepoint.commit()
+        with self._session(transition).begin_nested():
+            found = self._changed(transition, statement)
+            if found != expected:
+                raise TransitionRefused(transition, expected, found)
 
 
 _BASE = aliased(ModelAggregateRow)
