@@ -9,12 +9,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from connectors.records import LogEntry, Metric, NewLog, NewMetric
+from connectors.records import LogEntry, Metric
 from connectors.repeats import is_same_log, is_same_metric, is_same_run
 from connectors.run_states import as_status
 from fedqueue.messages import names
 from fedqueue.messages.events import MAX_EVENTS, STATUS_EVENTS, FLEvent, IngestEvents, IngestView
 from tasks.domain.attribution import Sender, Senders, unattributed
+from tasks.domain.entries import new_log, new_metric
 from tasks.domain.errors import AttributionFailed, EventReused
 from tasks.domain.judging import Batch, RefusedEntry, places
 from tasks.hub import Hub
@@ -93,39 +94,14 @@ def ingest_events(hub: Hub, messages: Sequence[IngestEvents], *, is_awaited: boo
 def _is_repeat(event: FLEvent, model_id: int, log: str | None, sender: Sender, standing: LogEntry | Metric) -> bool:
     """Whether what stands under the event's id is the event itself, told before."""
     if event.metric is not None:
-        point = event.metric
-        x_value = float(event.global_round or 0) if point.x_value is None else point.x_value
-        metric = NewMetric(
-            model_id=model_id,
-            event_id=event.event_id,
-            run_id=event.run_id,
-            trust_id=sender.trust,
-            fl_client_name=sender.fl_client_name,
-            label=point.label,
-            x_label=point.x_label,
-            x_value=x_value,
-            result=point.result,
-            global_round=event.global_round or 0,
-        )
+        metric = new_metric(event, event.metric, model_id, sender)
         return isinstance(standing, Metric) and is_same_metric(metric, standing)
     if not isinstance(standing, LogEntry):
         return False
     if event.event_type in STATUS_EVENTS:
         told = (standing.model_id, standing.event_type) == (model_id, as_status(event.event_type))
         return told and is_same_run(event.run_id, standing.run_id)
-    entry = NewLog(
-        model_id=model_id,
-        event_id=event.event_id,
-        run_id=event.run_id,
-        event_type=event.event_type,
-        log=log,
-        success=event.success,
-        trust_id=sender.trust,
-        fl_client_name=sender.fl_client_name,
-        global_round=event.global_round,
-        details=event.details,
-    )
-    return is_same_log(entry, standing)
+    return is_same_log(new_log(event, model_id, sender, log), standing)
 
 
 def _fan_out(ingested: Ingested, event: FLEvent, log: str | None, sender: Sender) -> None:

@@ -12,6 +12,7 @@ from connectors.records import Kept, NewLog, NewMetric
 from fedqueue.messages import names
 from fedqueue.messages.feed import AddedView, AddLogs, AddMetrics, LogMessage, MetricMessage
 from tasks.domain.attribution import Sender, Senders, unattributed
+from tasks.domain.entries import new_log, new_metric
 from tasks.domain.errors import AttributionFailed, EventReused, UnknownModel
 from tasks.domain.judging import Batch, Entry, keep_refused, places
 from tasks.hub import Hub
@@ -29,28 +30,14 @@ def write_logs(hub: Hub, messages: Sequence[AddLogs]) -> list[AddedView]:
     """
     batch = Batch(LogMessage, (each for i, m in enumerate(messages) for each in places(i, "entries", m.entries)))
 
-    def made(entry: LogMessage, model_id: int, sender: Sender, log: str | None) -> NewLog:
-        return NewLog(
-            model_id=model_id,
-            event_id=entry.event_id,
-            run_id=entry.run_id,
-            event_type=entry.event_type,
-            log=log,
-            success=entry.success,
-            trust_id=sender.trust,
-            fl_client_name=sender.fl_client_name,
-            global_round=entry.global_round,
-            details=entry.details,
-        )
-
     def make(entry: LogMessage, model_id: int, senders: Senders) -> NewLog:
         try:
-            return made(entry, model_id, senders.find(entry), entry.log)
+            return new_log(entry, model_id, senders.find(entry), entry.log)
         except AttributionFailed:
             if entry.log is None or entry.success:
                 raise
             name = entry.fl_client_name or f"trust {entry.trust_id}"
-            return made(entry, model_id, Sender(), unattributed(entry.log, name))
+            return new_log(entry, model_id, Sender(), unattributed(entry.log, name))
 
     return _write(hub, names.LOGS_ADD, batch, make, hub.metadata.add_logs, len(messages))
 
@@ -60,21 +47,7 @@ def write_metrics(hub: Hub, messages: Sequence[AddMetrics]) -> list[AddedView]:
     batch = Batch(MetricMessage, (each for i, m in enumerate(messages) for each in places(i, "points", m.points)))
 
     def make(point: MetricMessage, model_id: int, senders: Senders) -> NewMetric:
-        sender = senders.find(point)
-        # A point has a place on its axis, or it was refused.
-        x_value = float(point.global_round or 0) if point.x_value is None else point.x_value
-        return NewMetric(
-            model_id=model_id,
-            event_id=point.event_id,
-            run_id=point.run_id,
-            trust_id=sender.trust,
-            fl_client_name=sender.fl_client_name,
-            label=point.label,
-            x_label=point.x_label,
-            x_value=x_value,
-            result=point.result,
-            global_round=point.global_round or 0,
-        )
+        return new_metric(point, point, model_id, senders.find(point))
 
     return _write(hub, names.METRICS_ADD, batch, make, hub.metadata.add_metrics, len(messages))
 

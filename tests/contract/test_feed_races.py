@@ -83,7 +83,7 @@ def test_batches_over_the_same_models_in_any_order_do_not_wait_in_a_ring(
 def test_who_reads_on_from_the_last_id_misses_none(connector: BaseMetadataConnector, world: Any) -> None:
     """Ids are given out before the commit: without the lock a reader passes by an entry that is not visible yet."""
     if isinstance(connector, InMemoryMetadataConnector):
-        pytest.skip("it shows what is written before it is committed")
+        pytest.skip("the in-memory connector shows what is written before it is committed")
     model = world.model()
     done = threading.Event()
 
@@ -176,7 +176,7 @@ def test_a_deletion_waits_for_what_is_being_written(connector: BaseMetadataConne
 def test_metrics_of_one_model_are_written_side_by_side(connector: BaseMetadataConnector, world: Any) -> None:
     """Only their deletion waits for them; on SQLite, and in memory, one writes at a time anyway."""
     if "postgresql" not in str(getattr(getattr(connector, "engine", None), "url", "")):
-        pytest.skip("one writer at a time")
+        pytest.skip("only PostgreSQL lets two write side by side: SQLite and memory have one writer at a time")
     model = world.model()
     with connector.transaction():
         connector.add_metrics(points(model, 1))
