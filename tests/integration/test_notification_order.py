@@ -103,11 +103,12 @@ def test_a_model_s_facts_arrive_in_order_from_two_senders_that_fail_and_die(
                 wait_until_sent(app)
         seen = received(server)
         app.close_hub()
+    # Of the senders' 120 or more sends every tenth is repeated: at least nine, whoever of the three sent how many.
+    assert len(seen) > len({each["key"] for each in seen}), "nothing was sent twice: this showed nothing"
     for model in models:
         facts = [each for each in seen if each["model_id"] == str(model.uuid)]
         keys = [each["key"] for each in facts]
         assert list(dict.fromkeys(keys)) == told[str(model.uuid)], "first arrivals are in the facts' order"
-        assert len(keys) > len(set(keys)), "nothing was sent twice: this showed nothing"
         newest, taken = 0, []
         for fact in facts:
             if fact["sequence"] > newest:
