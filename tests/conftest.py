@@ -8,7 +8,24 @@ from pathlib import Path
 
 import pytest
 
+from tests.chaos.evidence import PROPERTY
 from tests.servers import Server, fresh_database, postgres_server, valkey_server
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """The seeds and counts of the runs that draw, also of those that pass: without them a green run proves little."""
+    lines = [
+        value
+        for reports in terminalreporter.stats.values()
+        for report in reports
+        if isinstance(report, pytest.TestReport) and report.when == "call"
+        for name, value in report.user_properties
+        if name == PROPERTY
+    ]
+    if lines:
+        terminalreporter.section("evidence")
+        for line in lines:
+            terminalreporter.write_line(str(line))
 
 
 @pytest.fixture(autouse=True)

@@ -1,26 +1,22 @@
 """Real workers, killed and stopped at random while real clients submit: nothing lost, nothing counted twice.
 
-CHAOS_SECONDS makes it longer (12 by default), CHAOS_SEED repeats the draws of a run (the moments are the machine's).
+CHAOS_SECONDS makes it longer, CHAOS_SEED repeats the draws of a run (the moments are the machine's).
 """
 
 from __future__ import annotations
 
-import os
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from config.settings import Settings
+from tests.chaos.evidence import SECONDS, SEED, Evidence
 from tests.chaos.fleet import Fleet, fleet_running
 from tests.chaos.havoc import Havoc
 from tests.chaos.invariants import unaccounted, violations
 from tests.chaos.traffic import settled, traffic_running
 from tests.servers import valkey_server
-
-SECONDS = float(os.environ.get("CHAOS_SECONDS", "12"))
-SEED = int(os.environ.get("CHAOS_SEED", str(time.time_ns() % 1_000_000)))
 
 # Fewer, and the run has shown nothing. A slow machine gets up to three times as long for them.
 _KILLS = max(8, int(SECONDS / 2))
@@ -32,7 +28,7 @@ _FENCED = max(1, int(SECONDS / 20))
 @pytest.mark.timeout(SECONDS * 3 + 120)
 @pytest.mark.parametrize("database", ["sqlite", "postgresql"])
 def test_workers_that_die_and_sleep_lose_nothing_and_count_nothing_twice(
-    database: str, tmp_path: Path, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
+    database: str, tmp_path: Path, request: pytest.FixtureRequest, evidence: Evidence
 ) -> None:
     url = f"sqlite:///{tmp_path}/hub.db" if database == "sqlite" else request.getfixturevalue("postgres_url")
     with valkey_server(tmp_path) as broker:
@@ -62,14 +58,20 @@ def test_workers_that_die_and_sleep_lose_nothing_and_count_nothing_twice(
             facts, took = settled(url, 20)
             fenced = _fenced(fleet)
     rescued = sum(row["state"] == "RESCUED" for row in facts.rounds)
-    report = (
-        f"chaos on {database}, seed {SEED}: {len(told.accepted)} updates accepted, {len(told.rejected)} rejected, "
-        f"{len(facts.aggregates)} aggregates; {havoc.kills} kills and {havoc.struck['stop child']} stops "
-        f"({sum(havoc.aimed.values())} at a process with a round), {fleet.restarts} workers restarted, "
-        f"{rescued} rounds rescued, {fenced} fenced; quiet after {took:.1f} s"
+    evidence(
+        "process",
+        f"{database} and valkey",
+        updates=len(told.accepted),
+        rejected=len(told.rejected),
+        aggregates=len(facts.aggregates),
+        kills=havoc.kills,
+        stops=havoc.struck["stop child"],
+        aimed_at_a_round=sum(havoc.aimed.values()),
+        workers_restarted=fleet.restarts,
+        rescued=rescued,
+        fenced=fenced,
+        quiet_after_seconds=took,
     )
-    with capsys.disabled():
-        sys.stdout.write(f"\n{report}\n")
     assert told.problems == []
     assert violations(facts, quiet=True) == []
     assert unaccounted(facts, told.accepted) == []
