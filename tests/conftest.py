@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.evidence import PROPERTY
+from tests.debian_servers import mariadb_server
 from tests.servers import Server, fresh_database, postgres_server, valkey_server
 
 
@@ -66,6 +67,13 @@ def postgres_url(postgres: Server) -> Iterator[str]:
     """The URL of an empty database of this test's own."""
     with fresh_database(postgres) as url:
         yield url
+
+
+@pytest.fixture(scope="session")
+def mariadb() -> Iterator[Server]:
+    """One MariaDB server for all tests: leave it running. Kill one of your own, from `mariadb_server`."""
+    with mariadb_server() as server:
+        yield server
 
 
 @pytest.fixture

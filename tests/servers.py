@@ -122,10 +122,10 @@ def free_port() -> int:
 
 
 @contextmanager
-def valkey_server(folder: Path, *, append_only: bool = True) -> Iterator[Server]:
+def valkey_server(folder: Path, *, append_only: bool = True, program: Path | None = None) -> Iterator[Server]:
     """A Redis-protocol server keeping its data in `folder`; the test is skipped where there is no program for it."""
     try:
-        program = find_server()
+        program = program or find_server()
     except ServerMissing as error:
         pytest.skip(str(error))
     port = free_port()
