@@ -11,6 +11,11 @@ _DATABASES: Final = {
     "postgres": "postgresql+psycopg",
     "postgresql": "postgresql+psycopg",
     "postgresql+psycopg": "postgresql+psycopg",
+    "mariadb": "mariadb+pymysql",
+    "mariadb+pymysql": "mariadb+pymysql",
+    # What many tools call MariaDB. A MySQL server is told from it at the first connection, and refused.
+    "mysql": "mariadb+pymysql",
+    "mysql+pymysql": "mariadb+pymysql",
 }
 _BROKERS: Final = ("redis", "rediss", "redis+socket", "amqp", "amqps", "memory")
 _RESULTS: Final = ("redis", "rediss", "redis+socket", "rpc", "cache+memory")
@@ -24,14 +29,16 @@ def _scheme(url: str, example: str) -> str:
 
 
 def normalised_database_url(url: str) -> str:
-    """`postgres://…` → `postgresql+psycopg://…`, the driver that is installed."""
+    """`postgres://…` → `postgresql+psycopg://…`, `mariadb://…` → `mariadb+pymysql://…`: the drivers installed."""
     scheme = _scheme(url, "postgresql://user:password@host/database")
-    if scheme.startswith(("mariadb", "mysql")):
-        raise ValueError(f"{scheme}:// is not supported yet; SQLite and PostgreSQL are, MariaDB is coming")
     if scheme not in _DATABASES:
-        raise ValueError(f"{scheme}:// is not a database known here; use sqlite:////absolute/file or postgresql://")
+        raise ValueError(
+            f"{scheme}:// is not a database known here; use sqlite:////absolute/file, postgresql:// or mariadb://"
+        )
     if _DATABASES[scheme] == "sqlite" and url.partition("://")[2].strip("/") in ("", ":memory:"):
         raise ValueError("an in-memory SQLite database is another one in every process: name a file, sqlite:////path")
+    if _DATABASES[scheme].startswith("mariadb") and not urlsplit(url).path.strip("/"):
+        raise ValueError("must name the database: mariadb://user:password@host/database")
     return _DATABASES[scheme] + url[len(scheme) :]
 
 

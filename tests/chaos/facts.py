@@ -11,7 +11,10 @@ from typing import Any, Final
 from uuid import UUID
 
 import psycopg
+import pymysql
 from psycopg.rows import dict_row
+from pymysql.cursors import DictCursor
+from sqlalchemy.engine import make_url
 
 Row = dict[str, Any]
 
@@ -45,6 +48,8 @@ def read_facts(database_url: str) -> Facts:
     """The database's facts, all of one snapshot."""
     if database_url.startswith("sqlite"):
         return _from_sqlite(database_url.removeprefix("sqlite:///"))
+    if database_url.startswith("mariadb"):
+        return _from_mariadb(database_url)
     server = psycopg.connect(database_url.replace("+psycopg", ""), row_factory=dict_row)
     server.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
     with closing(server):
@@ -57,6 +62,33 @@ def _from_sqlite(path: str) -> Facts:
         file.row_factory = sqlite3.Row
         file.execute("BEGIN")
         return _facts({name: map(dict, file.execute(_select(table))) for name, table in _TABLES.items()})
+
+
+def _from_mariadb(database_url: str) -> Facts:
+    with closing(connect_mariadb(database_url)) as server, server.cursor(DictCursor) as rows:
+        # By its own default the server reads at REPEATABLE READ, which the words CONSISTENT SNAPSHOT need.
+        rows.execute("SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        rows.execute("START TRANSACTION WITH CONSISTENT SNAPSHOT")
+        tables = {}
+        for name, table in _TABLES.items():
+            rows.execute(_select(table).replace('"', "`"))
+            tables[name] = rows.fetchall()
+        return _facts(tables)
+
+
+def connect_mariadb(database_url: str) -> pymysql.Connection[pymysql.cursors.Cursor]:
+    """A plain connection to the MariaDB database at that URL, committing each statement."""
+    url = make_url(database_url)
+    return pymysql.connect(
+        host=url.host,
+        port=url.port or 3306,
+        user=url.username,
+        password=url.password or "",
+        database=url.database,
+        charset="utf8mb4",
+        autocommit=True,
+        connect_timeout=10,
+    )
 
 
 def _select(table: str) -> str:

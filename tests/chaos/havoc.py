@@ -15,10 +15,14 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import psutil
 import psycopg
+import pymysql
+from pymysql.cursors import Cursor
 
+from tests.chaos.facts import connect_mariadb
 from tests.chaos.fleet import Fleet
 
 _CLAIMED = "SELECT worker FROM round WHERE state = 'CLAIMED'"
@@ -134,8 +138,16 @@ def _claim_reader(database_url: str) -> Callable[[], list[int]]:
         path = database_url.removeprefix("sqlite:///")
         file = sqlite3.connect(f"file:{path}?mode=ro", uri=True, isolation_level=None, timeout=30)
         return lambda: [_pid(worker) for (worker,) in file.execute(_CLAIMED)]
+    if database_url.startswith("mariadb"):
+        return partial(_claims_in_mariadb, connect_mariadb(database_url))
     server = psycopg.connect(database_url.replace("+psycopg", ""), autocommit=True)
     return lambda: [_pid(worker) for (worker,) in server.execute(_CLAIMED)]
+
+
+def _claims_in_mariadb(server: pymysql.Connection[Cursor]) -> list[int]:
+    with server.cursor() as rows:
+        rows.execute(_CLAIMED)
+        return [_pid(worker) for (worker,) in rows.fetchall()]
 
 
 def _pid(worker: str) -> int:

@@ -90,7 +90,8 @@ def test_the_env_file_is_read_and_what_it_holds_for_others_is_left_alone(tmp_pat
         ("FEDQUEUE_STORE_URL", "s3://bucket/models", "s3://, gs:// and az:// are coming"),
         ("FEDQUEUE_STORE_URL", "/srv/store", "not a URL"),
         ("FEDQUEUE_STORE_URL", "file://srv/store", "three slashes"),
-        ("FEDQUEUE_DATABASE_URL", "mysql://db/hub", "MariaDB is coming"),
+        ("FEDQUEUE_DATABASE_URL", "mysql+mysqldb://db/hub", "postgresql:// or mariadb://"),
+        ("FEDQUEUE_DATABASE_URL", "mariadb://hub@db", "must name the database"),
         ("FEDQUEUE_DATABASE_URL", "sqlite://", "in-memory"),
         ("FEDQUEUE_BROKER_URL", "filesystem://", "loses messages"),
         ("FEDQUEUE_BROKER_URL", "http://host", "no broker|not a broker"),
@@ -104,6 +105,12 @@ def test_a_value_that_breaks_a_rule_is_refused_by_variable_and_rule(variable: st
     with pytest.raises(ConfigurationError, match=rule) as caught:
         raise ConfigurationError([refusal(**{variable: value})])
     assert str(caught.value).startswith(f"{variable}: ")
+
+
+@pytest.mark.parametrize("scheme", ["mariadb", "mariadb+pymysql", "mysql", "mysql+pymysql"])
+def test_mariadb_is_meant_by_each_of_its_names(scheme: str) -> None:
+    settings = load_settings(env_file=None, database_url=f"{scheme}://hub:secret@db:3306/hub?ssl_ca=/etc/ca.pem")
+    assert settings.database_url == "mariadb+pymysql://hub:secret@db:3306/hub?ssl_ca=/etc/ca.pem"
 
 
 def test_every_mistake_is_said_at_once() -> None:
