@@ -14,12 +14,12 @@ from config.celery import MAINTENANCE_OUTBOX, ROUNDS_POLL, SWEEP_EXPIRES_SECONDS
 
 log = structlog.get_logger(__name__)
 
-_JITTER: Final = 0.2
+_JITTER: Final = 0.4
 _LONGEST_PAUSE: Final = 30.0
 
 
 class Sweeper(threading.Thread):
-    """Sends `fedqueue.rounds.poll`, and nothing else, every `seconds` give or take a fifth, until told to stop.
+    """Sends `fedqueue.rounds.poll`, and nothing else, at least every `seconds`, until told to stop.
 
     It has a connection of its own: a fork of the pool then finds no shared one in the middle of a sentence.
     """
@@ -53,7 +53,7 @@ class Sweeper(threading.Thread):
     def _pause(self, failures: int) -> float:
         seconds = min(self._seconds * 2.0 ** min(failures, 16), max(self._seconds, _LONGEST_PAUSE))
         # So that many workers started together do not ask all at once for ever.
-        return seconds * random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311  # no secret
+        return seconds * random.uniform(1 - _JITTER, 1)  # noqa: S311  # no secret
 
     def _sweep(self) -> None:
         """Raises: OSError, whatever the transport calls it."""

@@ -41,7 +41,8 @@ def _give_back(hub: Hub, model: FederatedModel, claim: Claim, fence: int, batch:
     # The most tried one decides: newcomers to the batch must not put the search off for ever.
     attempts = max(u.attempts for u in batch)
     if not was_probe and attempts < hub.settings.max_attempts:
-        rests = {u.id: rest_ms(hub, u.attempts) for u in batch}
+        # The first time they go on at once: they have rested for as long as their dead worker's lease ran.
+        rests = {u.id: rest_ms(hub, u.attempts - 1) for u in batch}
         hub.metadata.return_model_updates(batch, status=UpdateStatus.FAILED, rest_ms=rests)
         return model
     suspects = [u for u in batch if u.suspect_group != CLEARED]
@@ -70,7 +71,9 @@ def _set_poison_aside(hub: Hub, model: FederatedModel, update: ModelUpdate) -> N
     tell_quarantined(hub, model, update, ReasonCode.POISON, reason)
 
 
-def rest_ms(hub: Hub, attempts: int) -> int:
-    """Anything up to a doubling bound ("full jitter"), so that retries of many models spread out."""
-    bound = min(hub.settings.retry_cap_seconds, hub.settings.retry_base_seconds * 2 ** max(0, attempts - 1))
+def rest_ms(hub: Hub, failures: int) -> int:
+    """Anything up to a doubling bound ("full jitter"), so that retries of many models spread out; 0 without a failure."""
+    if failures < 1:
+        return 0
+    bound = min(hub.settings.retry_cap_seconds, hub.settings.retry_base_seconds * 2 ** (failures - 1))
     return round(random.uniform(0, bound) * 1000)  # noqa: S311  # jitter, not a secret

@@ -302,5 +302,7 @@ def _values(model: Row, mine: Facts) -> Iterator[str]:
 
 
 def _is_weighted(aggregator: str, params: Mapping[str, object]) -> bool:
-    assert aggregator in ("fedavg", "avg_values_if_data", "average_layers"), f"{aggregator} can't be computed anew here"
-    return aggregator == "fedavg" and params.get("weighting", "num_examples") == "num_examples"
+    weighted = ("fedavg", "held_mean")  # the second is a plugin of the tests
+    means = (*weighted, "avg_values_if_data", "average_layers")
+    assert aggregator in means, f"{aggregator} can't be computed anew here"
+    return aggregator in weighted and params.get("weighting", "num_examples") == "num_examples"
