@@ -142,6 +142,10 @@ class Settings(BaseSettings):
         default=20.0,
         description="How long a worker told to stop lets its tasks go on before it gives them back.",
     )
+    watchdog_seconds: Seconds = Field(
+        default=30.0,
+        description="A worker whose pool begins nothing for so long, though it could, ends to be started anew.",
+    )
     embedded_workers: int = Field(default=2, ge=1, le=64, description="Workers that `python -m worker up` runs.")
 
     # --- upkeep
@@ -161,6 +165,16 @@ class Settings(BaseSettings):
     plugins: Annotated[tuple[str, ...], BeforeValidator(_names)] = Field(
         default=(),
         description="Python modules to import at start, for aggregators and requirements of others; by commas.",
+    )
+
+    # --- signed messages: docs/security.md
+
+    signing_key: Path | None = Field(
+        default=None, description="PEM file of the RSA key that the hub signs by; from then on it takes signed messages"
+    )
+    signing_certificate: Path | None = Field(default=None, description="alone. PEM file of that key's certificate.")
+    signing_trusted_certificates: str | None = Field(
+        default=None, min_length=1, description="Folder of the certificates that are believed, or a pattern: /a/*.pem."
     )
 
     # --- telling others
@@ -200,6 +214,11 @@ class Settings(BaseSettings):
                 f"{PREFIX}RETRY_BASE_SECONDS ({self.retry_base_seconds:g}) must not exceed "
                 f"{PREFIX}RETRY_CAP_SECONDS ({self.retry_cap_seconds:g})"
             )
+        signing = ("signing_key", "signing_certificate", "signing_trusted_certificates")
+        if missing := [name for name in signing if getattr(self, name) is None]:
+            if len(missing) < len(signing):
+                names = ", ".join(PREFIX + name.upper() for name in missing)
+                raise ValueError(f"signed messages need a key, its certificate and those to trust: set {names} as well")
         if (self.notify_task is None) != (self.notify_queue is None):
             raise ValueError(f"{PREFIX}NOTIFY_TASK and {PREFIX}NOTIFY_QUEUE belong together: set both or neither")
         return self

@@ -11,18 +11,21 @@ from typing import Any
 
 import structlog
 from celery import signals
+from celery.concurrency.prefork import TaskPool
 
 from worker.bootstrap import HubCelery
 from worker.logs import set_up_logging
 from worker.readiness import wait_for_database
+from worker.store import look_at_store
 from worker.sweeper import Sweeper
+from worker.watchdog import Watchdog
 
 log = structlog.get_logger(__name__)
 
 
 def connect_signals(app: HubCelery) -> None:
-    """Give the process its logging, and a worker its readiness check, its sweeper and its orderly end."""
-    sweepers: list[Sweeper] = []
+    """Give the process its logging, and a worker its readiness check, its sweeper, its watchdog and its orderly end."""
+    threads: list[Sweeper | Watchdog] = []
 
     def set_up(logfile: str | None = None, **_: Any) -> None:
         # By our own settings: Celery's --loglevel defaults to WARNING and can't be told from a wish.
@@ -33,16 +36,22 @@ def connect_signals(app: HubCelery) -> None:
         # Once, before the fork: not again in every pool process, at its first task.
         import_module("connectors.storage.file_connector")
         wait_for_database(app.settings)
+        look_at_store(app.settings)
 
     def ready(sender: Any = None, **_: Any) -> None:
-        sweeper = Sweeper(app, app.settings.sweep_seconds)
-        sweepers.append(sweeper)
-        sweeper.start()
+        threads.append(Sweeper(app, app.settings.sweep_seconds))
+        # A solo worker's pool is its main loop: at a long task it takes nothing, and nothing limits the task's time.
+        if isinstance(getattr(sender, "pool", None), TaskPool):
+            watchdog = Watchdog(app, sender, app.settings.watchdog_seconds)
+            signals.task_received.connect(lambda request=None, **_: watchdog.received(request), weak=False)
+            threads.append(watchdog)
+        for thread in threads:
+            thread.start()
         log.info("ready", worker=str(getattr(sender, "hostname", "")))
 
     def ending(how: str = "", **_: Any) -> None:
-        for sweeper in sweepers:
-            sweeper.stop()
+        for thread in threads:
+            thread.stop()
         if how == "Warm":
             _limit_patience(app)
 
