@@ -1,6 +1,6 @@
 """Celery's settings, each chosen for what a crash would otherwise cost.
 
-Wire names are spelt here once more because this layer imports nothing of ours; a test holds them to
+Wire names are spelt here once more because this layer imports nothing of the application; a test holds them to
 `fedqueue.messages.names`.
 """
 
@@ -12,11 +12,15 @@ from celery.schedules import crontab
 from kombu.entity import Exchange, Queue
 
 from config.settings import Settings
+from fedqueue.tls import read_address
 
 CONTROL_QUEUE: Final = "fedqueue.control"
+UPDATES_QUEUE: Final = "fedqueue.updates"
 AGGREGATE_QUEUE: Final = "fedqueue.aggregate"
 EVENTS_QUEUE: Final = "fedqueue.events"
+_QUEUES: Final = (CONTROL_QUEUE, UPDATES_QUEUE, AGGREGATE_QUEUE, EVENTS_QUEUE)
 
+UPDATES_SUBMIT: Final = "fedqueue.updates.submit"
 ROUNDS_POLL: Final = "fedqueue.rounds.poll"
 ROUNDS_AGGREGATE: Final = "fedqueue.rounds.aggregate"
 EVENTS_INGEST: Final = "fedqueue.events.ingest"
@@ -32,8 +36,7 @@ SWEEP_EXPIRES_SECONDS: Final = 5.0
 def celery_settings(settings: Settings) -> dict[str, Any]:
     """Everything that Celery is configured with, for workers, beat and whoever only sends."""
     return {
-        "broker_url": settings.broker_url,
-        "result_backend": settings.result_url,
+        **_addresses(settings),
         **_content(settings),
         **_queues(settings),
         **_delivery(settings),
@@ -43,13 +46,24 @@ def celery_settings(settings: Settings) -> dict[str, Any]:
     }
 
 
+def _addresses(settings: Settings) -> dict[str, Any]:
+    broker, results = read_address(settings.broker_url), read_address(settings.result_url)
+    found: dict[str, Any] = {"broker_url": broker.url, "result_backend": results.url}
+    if broker.tls is not None:
+        found["broker_use_ssl"] = broker.tls
+    if results.tls is not None:
+        found["redis_backend_use_ssl"] = results.tls
+    return found
+
+
 def _content(settings: Settings) -> dict[str, Any]:
+    # JSON alone, both ways: unpickling a message would run whatever its sender wrote into it. "auth" is JSON, signed.
+    content = "json" if settings.signing_key is None else "auth"
     return {
-        # JSON alone, both ways: unpickling a message would run whatever its sender wrote into it.
-        "task_serializer": "json",
-        "result_serializer": "json",
-        "accept_content": ["json"],
-        "result_accept_content": ["json"],
+        "task_serializer": content,
+        "result_serializer": content,
+        "accept_content": [content],
+        "result_accept_content": [content],
         # Nobody reads most answers, and those would pile up on the broker. Who wants one asks for it.
         "task_ignore_result": True,
         "result_expires": settings.result_expires_seconds,
@@ -59,19 +73,20 @@ def _content(settings: Settings) -> dict[str, Any]:
 
 
 def _queues(settings: Settings) -> dict[str, Any]:
-    # Queues and no priorities: a small message never waits behind a long aggregation's, nor an update behind a burst
-    # of events, on any broker.
+    # Queues and no priorities: a worker takes from each in turn, so a small message never waits behind a long
+    # aggregation's, an update behind a burst of events, or a question behind a flood of updates, on any broker.
     amqp = settings.broker_url.startswith("amqp")
     # A quorum queue is on several disks and gives a dead worker's messages back within a second.
     arguments = {"x-queue-type": "quorum"} if amqp else None
     return {
-        "task_queues": [_queue(name, arguments) for name in (CONTROL_QUEUE, AGGREGATE_QUEUE, EVENTS_QUEUE)],
+        "task_queues": [_queue(name, arguments) for name in _QUEUES],
         "task_default_queue": CONTROL_QUEUE,
         "task_default_exchange": CONTROL_QUEUE,
         "task_default_routing_key": CONTROL_QUEUE,
         "task_default_queue_type": "quorum" if amqp else "classic",
         "task_create_missing_queue_type": "quorum" if amqp else "classic",
         "task_routes": {
+            UPDATES_SUBMIT: {"queue": UPDATES_QUEUE},
             ROUNDS_AGGREGATE: {"queue": AGGREGATE_QUEUE},
             **{task: {"queue": EVENTS_QUEUE} for task in (EVENTS_INGEST, LOGS_ADD, METRICS_ADD)},
         },
@@ -150,6 +165,8 @@ def _processes(settings: Settings) -> dict[str, Any]:
         # structlog does the logging (worker.signals); standard output stays what it is.
         "worker_hijack_root_logger": False,
         "worker_redirect_stdouts": False,
+        # It looks at every message before Celery does.
+        "worker_consumer": "worker.gate:GatedConsumer",
     }
 
 

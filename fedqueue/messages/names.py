@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from typing import Final
 
 CONTROL_QUEUE: Final = "fedqueue.control"
+UPDATES_QUEUE: Final = "fedqueue.updates"
 AGGREGATE_QUEUE: Final = "fedqueue.aggregate"
 EVENTS_QUEUE: Final = "fedqueue.events"
-QUEUES: Final = (CONTROL_QUEUE, AGGREGATE_QUEUE, EVENTS_QUEUE)
+QUEUES: Final = (CONTROL_QUEUE, UPDATES_QUEUE, AGGREGATE_QUEUE, EVENTS_QUEUE)
 
 MODELS_CREATE: Final = "fedqueue.models.create"
 MODELS_EDIT: Final = "fedqueue.models.edit"
@@ -43,6 +44,7 @@ MAINTENANCE_CANARY: Final = "fedqueue.maintenance.canary"
 
 # Every other task waits in CONTROL_QUEUE.
 QUEUE_OF: Final[Mapping[str, str]] = {
+    UPDATES_SUBMIT: UPDATES_QUEUE,
     ROUNDS_AGGREGATE: AGGREGATE_QUEUE,
     EVENTS_INGEST: EVENTS_QUEUE,
     LOGS_ADD: EVENTS_QUEUE,

@@ -91,6 +91,7 @@ def test_a_plain_celery_worker_answers_a_canary_from_its_pool(migrated: Path, va
         direct = f"{default_worker_name()}.dq2"
         assert {queue["name"] for queue in consumed} == {
             "fedqueue.control",
+            "fedqueue.updates",
             "fedqueue.aggregate",
             "fedqueue.events",
             direct,
