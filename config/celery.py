@@ -1,6 +1,6 @@
 """Celery's settings, each chosen for what a crash would otherwise cost.
 
-Wire names are spelt here once more because this layer imports nothing of the application; a test holds them to
+Wire names are spelt here once more because this layer imports nothing of ours; a test holds them to
 `fedqueue.messages.names`.
 """
 
@@ -12,7 +12,6 @@ from celery.schedules import crontab
 from kombu.entity import Exchange, Queue
 
 from config.settings import Settings
-from fedqueue.tls import read_address
 
 CONTROL_QUEUE: Final = "fedqueue.control"
 UPDATES_QUEUE: Final = "fedqueue.updates"
@@ -36,7 +35,8 @@ SWEEP_EXPIRES_SECONDS: Final = 5.0
 def celery_settings(settings: Settings) -> dict[str, Any]:
     """Everything that Celery is configured with, for workers, beat and whoever only sends."""
     return {
-        **_addresses(settings),
+        "broker_url": settings.broker_url,
+        "result_backend": settings.result_url,
         **_content(settings),
         **_queues(settings),
         **_delivery(settings),
@@ -46,24 +46,13 @@ def celery_settings(settings: Settings) -> dict[str, Any]:
     }
 
 
-def _addresses(settings: Settings) -> dict[str, Any]:
-    broker, results = read_address(settings.broker_url), read_address(settings.result_url)
-    found: dict[str, Any] = {"broker_url": broker.url, "result_backend": results.url}
-    if broker.tls is not None:
-        found["broker_use_ssl"] = broker.tls
-    if results.tls is not None:
-        found["redis_backend_use_ssl"] = results.tls
-    return found
-
-
 def _content(settings: Settings) -> dict[str, Any]:
-    # JSON alone, both ways: unpickling a message would run whatever its sender wrote into it. "auth" is JSON, signed.
-    content = "json" if settings.signing_key is None else "auth"
     return {
-        "task_serializer": content,
-        "result_serializer": content,
-        "accept_content": [content],
-        "result_accept_content": [content],
+        # JSON alone, both ways: unpickling a message would run whatever its sender wrote into it.
+        "task_serializer": "json",
+        "result_serializer": "json",
+        "accept_content": ["json"],
+        "result_accept_content": ["json"],
         # Nobody reads most answers, and those would pile up on the broker. Who wants one asks for it.
         "task_ignore_result": True,
         "result_expires": settings.result_expires_seconds,
@@ -165,8 +154,6 @@ def _processes(settings: Settings) -> dict[str, Any]:
         # structlog does the logging (worker.signals); standard output stays what it is.
         "worker_hijack_root_logger": False,
         "worker_redirect_stdouts": False,
-        # It looks at every message before Celery does.
-        "worker_consumer": "worker.gate:GatedConsumer",
     }
 
 
