@@ -514,6 +514,13 @@ class InMemoryMetadataConnector(MemoryService):
         stored += [row.data for row in tables.artifacts.values()]
         return {data.digest for data in stored if data is not None} & set(digests)
 
+    def pull_newest_digests(self, count: int = 5) -> list[str]:
+        tables = self._tables
+        kept = [row.data for row in tables.updates.values() if row.data is not None and not row.is_data_dropped]
+        posted = [row.data for row in tables.aggregates.values()]
+        published = [row.data for row in tables.artifacts.values()]
+        return [data.digest for rows in (kept, posted, published) for data in reversed(rows[-count:])]
+
     def register_validation_score(self, aggregate: ModelAggregate, validation_score: float | None) -> None:
         aggregates = self._writing("register_validation_score").aggregates
         aggregates[aggregate.id] = replace(aggregates[aggregate.id], validation_score=validation_score)

@@ -587,6 +587,10 @@ class BaseMetadataConnector(ABC):
     def pull_named_digests(self, digests: Sequence[str]) -> set[str]:
         """Those of `digests` that some row names: what garbage collection must leave."""
 
+    @abstractmethod
+    def pull_newest_digests(self, count: int = 5) -> list[str]:
+        """Digests that rows name: of the newest `count` updates, aggregates and artifacts each. Empty: none does."""
+
 
 def uuids_among(names: Collection[str]) -> list[UUID]:
     """Those of the names that are UUIDs, however they are written."""

@@ -40,10 +40,13 @@ def digest_of(path: Path) -> str:
 
 
 @contextmanager
-def new_blob(root: Path) -> Iterator[BinaryIO]:
-    """A file to write a blob into, on the store's file system; gone afterwards unless it was kept."""
+def new_blob(root: Path, *, begin: bool = True) -> Iterator[BinaryIO]:
+    """A file to write a blob into, on the store's file system; gone afterwards unless it was kept.
+
+    `begin`: a root that is not there is made. Raises: OSError.
+    """
     staging = root / "staging"
-    _make_folder(staging)
+    _make_folder(staging, None if begin else root)
     # Readable by whoever may enter the root: the hub and its clients need not be one user.
     file = tempfile.NamedTemporaryFile(dir=staging, delete=False)  # noqa: SIM115  # closed below
     try:
@@ -63,7 +66,8 @@ def keep_blob(root: Path, file: BinaryIO, digest: str | None = None) -> tuple[Pa
     staged = Path(file.name)
     digest = digest or digest_of(staged)
     target = blob_path(root, digest)
-    _make_folder(target.parent)
+    staged.stat()  # gone with its store: no folder is made where something else may lie now
+    _make_folder(target.parent, root)
     while True:
         try:
             # A link, unlike a rename, never replaces: whoever comes second finds the same bytes there.
@@ -81,11 +85,15 @@ def keep_blob(root: Path, file: BinaryIO, digest: str | None = None) -> tuple[Pa
     return target, digest
 
 
-def _make_folder(folder: Path) -> None:
-    """Make the folder and those above it, each with its name durable in the one above."""
+def _make_folder(folder: Path, within: Path | None = None) -> None:
+    """Make the folder and those above it, as far as `within`, each with its name durable in the one above."""
     if folder.is_dir():
         return
-    _make_folder(folder.parent)
+    if folder == within:
+        # A store that went away while it was written to must not be begun anew in its place: this raises.
+        sync_folder(folder)
+        return
+    _make_folder(folder.parent, within)
     folder.mkdir(exist_ok=True)
     sync_folder(folder.parent)
 

@@ -146,15 +146,21 @@ class SharedStore:
 
 
 class _Writing:
-    """`new_blob` with the store's own failures told apart from the caller's."""
+    """`new_blob` in a store that is there, with the store's own failures told apart from the caller's."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        self._blob = new_blob(root)
+        self._blob = new_blob(root, begin=False)
 
     def __enter__(self) -> tuple[Path, BinaryIO]:
         try:
             return self._root, self._blob.__enter__()
+        except FileNotFoundError as error:
+            # A hub begins a store; one that a client began would be a folder that no hub has mounted.
+            raise StoreUnreachable(
+                f"there is no store at {self._root}: is the hub's mounted on this machine, has a hub ever run on it, "
+                "and does store_url (FEDQUEUE_STORE_URL) name it?"
+            ) from error
         except OSError as error:
             raise StoreUnreachable(f"the store at {self._root} can't be written: {error.strerror}") from error
 

@@ -10,12 +10,15 @@ from typing import Any, Final
 from celery import Celery
 
 from config.celery import CONTROL_QUEUE, EVENTS_QUEUE, celery_settings
+from config.errors import ConfigurationError
 from config.settings import Settings
 from connectors.broker.redis_transport import take_safely_from_redis
 from connectors.metadata import BaseMetadataConnector
 from connectors.model_data import BaseModelDataConnector
+from fedqueue.signing import BindingAMQP, Signer, SigningFailed, SigningFiles
 from tasks.draining import Drain
 from tasks.hub import Hub
+from worker.gate import close_side_doors
 
 TASK_MODULES: Final = (
     "tasks.models",
@@ -35,8 +38,19 @@ class HubCelery(Celery):
     """The application, with this process's hub."""
 
     def __init__(self, settings: Settings, *, current: bool = False) -> None:
+        """Raises: ConfigurationError for a signing key or certificate that can't be used."""
         take_safely_from_redis()
-        super().__init__("fedqueue", set_as_current=current, include=TASK_MODULES, fixups=[])
+        self.signer = build_signer(settings)
+        close_side_doors(is_signed=self.signer is not None)
+        if self.signer is not None:
+            self.signer.register()
+        super().__init__(
+            "fedqueue",
+            set_as_current=current,
+            include=TASK_MODULES,
+            fixups=[],
+            amqp=None if self.signer is None else BindingAMQP,
+        )
         self.config_from_object(celery_settings(settings))
         self.settings = settings
         self._hub: Hub | None = None
@@ -65,7 +79,19 @@ class HubCelery(Celery):
             hub.metadata.forget_connections()
 
 
-def build_hub(settings: Settings, app: Celery) -> Hub:
+def build_signer(settings: Settings) -> Signer | None:
+    """What signs and opens the hub's messages; None if they are not signed. Raises: ConfigurationError."""
+    key, certificate = settings.signing_key, settings.signing_certificate
+    if key is None or certificate is None or settings.signing_trusted_certificates is None:
+        return None
+    files = SigningFiles(key, certificate, settings.signing_trusted_certificates)
+    try:
+        return Signer(files, believes_itself=True)
+    except SigningFailed as error:
+        raise ConfigurationError([f"FEDQUEUE_SIGNING_*: {error}"]) from error
+
+
+def build_hub(settings: Settings, app: HubCelery) -> Hub:
     """The connectors that the settings name, and a way to send follow-ups through `app`."""
 
     def send(task: str, message: Mapping[str, Any], queue: str | None) -> None:
@@ -76,13 +102,14 @@ def build_hub(settings: Settings, app: Celery) -> Hub:
             **({} if queue is None else {"queue": queue}),
         )
 
+    metadata = build_metadata(settings)
     return Hub(
         settings=settings,
-        metadata=build_metadata(settings),
-        model_data=build_model_data(settings),
+        metadata=metadata,
+        model_data=build_model_data(settings, metadata),
         send=send,
         worker=f"{os.getpid()}@{socket.gethostname()}",
-        events=Drain(app.connection_for_write, EVENTS_QUEUE, CONTROL_QUEUE),
+        events=Drain(app.connection_for_write, EVENTS_QUEUE, CONTROL_QUEUE, signer=app.signer),
     )
 
 
@@ -95,8 +122,8 @@ def build_metadata(settings: Settings) -> BaseMetadataConnector:
     return SqlAlchemyMetadataConnector(settings.database_url, pool_size=settings.database_pool_size)
 
 
-def build_model_data(settings: Settings) -> BaseModelDataConnector:
-    """The model data connector."""
+def build_model_data(settings: Settings, metadata: BaseMetadataConnector) -> BaseModelDataConnector:
+    """The model data connector. What the metadata connector knows of tells a store that is away from a new one."""
     from connectors.storage.file_connector import FileModelDataConnector
     from connectors.storage.limits import Limits
 
@@ -108,4 +135,9 @@ def build_model_data(settings: Settings) -> BaseModelDataConnector:
         max_unpacked_ratio=settings.max_unpacked_ratio,
         ratio_free_bytes=int(settings.ratio_free_bytes),
     )
-    return FileModelDataConnector(settings.store_url, outside_roots=settings.store_outside_roots, limits=limits)
+    return FileModelDataConnector(
+        settings.store_url,
+        outside_roots=settings.store_outside_roots,
+        limits=limits,
+        named=metadata.pull_newest_digests,
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import and_, select, update
 
 from connectors.errors import AlreadyExists, ClaimLost
 from connectors.records import (
@@ -144,6 +144,21 @@ class Aggregates(Claims):
             ):
                 named.update(digest for digest in session.scalars(statement) if digest is not None)
         return named
+
+    def pull_newest_digests(self, count: int = 5) -> list[str]:
+        updates, aggregates, artifacts = ModelUpdateRow, ModelAggregateRow, ModelArtifactRow
+        is_kept = and_(updates.data_digest.is_not(None), updates.is_data_dropped.is_(False))
+        with self._reading() as session:
+            return [
+                digest
+                for statement in (
+                    select(updates.data_digest).where(is_kept).order_by(updates.id.desc()),
+                    select(aggregates.data_digest).order_by(aggregates.id.desc()),
+                    select(artifacts.data_digest).order_by(artifacts.id.desc()),
+                )
+                for digest in session.scalars(statement.limit(count))
+                if digest is not None
+            ]
 
     def register_validation_score(self, aggregate: ModelAggregate, validation_score: float | None) -> None:
         self._changed(

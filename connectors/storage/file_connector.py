@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -20,6 +20,7 @@ from connectors.storage.fma_json import check_fma_names, fma_json_of, format_fma
 from connectors.storage.garbage import clear_staging, collect_blobs, is_digest
 from connectors.storage.json_files import JsonReader, JsonWriter
 from connectors.storage.limits import Limits
+from connectors.storage.mark import StoreMark
 from connectors.storage.model_files import is_safetensors
 from connectors.storage.npz_files import NumpyReader, copy_tensors, is_numpy
 from connectors.storage.places import as_root, finding, locate, open_file, working_in
@@ -35,14 +36,26 @@ class FileModelDataConnector(BaseModelDataConnector):
     """
 
     def __init__(
-        self, root: str | Path, *, outside_roots: Sequence[str | Path] = (), limits: Limits | None = None
+        self,
+        root: str | Path,
+        *,
+        outside_roots: Sequence[str | Path] = (),
+        limits: Limits | None = None,
+        named: Callable[[], Collection[str]] | None = None,
     ) -> None:
-        """`root` and `outside_roots` are paths or `file://` URLs. Raises: ValueError, StoreUnavailable."""
+        """`root` and `outside_roots` are paths or `file://` URLs.
+
+        `named` gives digests that the database names, the newest few: with it a store that is away is told from one
+        that lacks a blob, and none is made where one was (see StoreMark); without it, the folder is taken as it is.
+        Raises: ValueError; StoreUnavailable without `named`, for with it nothing is touched before the first use.
+        """
         self._limits = limits or Limits()
         root = as_root(root)
         with working_in(root):
-            root.mkdir(parents=True, exist_ok=True)
+            if named is None:
+                root.mkdir(parents=True, exist_ok=True)
             self._root = root.resolve()
+        self._mark = None if named is None else StoreMark(self._root, named)
         # The store under the name it was given, too: that is how references spell it where a link leads to it.
         self._own_roots = (root, self._root)
         self._outside_roots = tuple(as_root(outside) for outside in outside_roots)
@@ -94,7 +107,7 @@ class FileModelDataConnector(BaseModelDataConnector):
     def push_model_data_to_storage(self, model: FederatedModel, data: bytes) -> BlobRef:  # noqa: ARG002  # FMA's signature
         """Store the bytes under their digest, durable before this returns. Raises: ModelDataError (TOO_LARGE)."""
         self._check_size(len(data))
-        with working_in(self._root), new_blob(self._root) as file:
+        with self._there(), working_in(self._root), self._new_blob() as file:
             file.write(data)
             path, digest = keep_blob(self._root, file, hashlib.sha256(data).hexdigest())
         return BlobRef(path.as_uri(), digest, len(data))
@@ -109,6 +122,10 @@ class FileModelDataConnector(BaseModelDataConnector):
         """
         if digest is not None and not is_digest(digest):
             raise ReferenceRefused(f"{digest!r} is not a sha256 in hexadecimal")
+        with self._there():
+            return self._take_in(uri, digest)
+
+    def _take_in(self, uri: str, digest: str | None) -> BlobRef:
         root, path = self._find(uri)
         in_store = root == self._root and is_digest(path.name) and path == blob_path(root, path.name)
         if root == self._root and not in_store and not self._is_outside(path):
@@ -124,7 +141,7 @@ class FileModelDataConnector(BaseModelDataConnector):
                 if path.exists():
                     return BlobRef(path.as_uri(), found, size)
                 file.seek(0)  # collected just before its clock was set anew: store the bytes again
-            with new_blob(self._root) as staged:
+            with self._new_blob() as staged:
                 size, found = self._copy(file, staged)
                 _check_digest(uri, found, digest)
                 kept, _digest = keep_blob(self._root, staged, found)
@@ -137,7 +154,7 @@ class FileModelDataConnector(BaseModelDataConnector):
         StoreUnavailable.
         """
         path = self._path_of(ref)
-        with open_file(self._root, path) as file, working_in(path):
+        with self._there(), open_file(self._root, path) as file, working_in(path):
             if not is_numpy(file.read(LENGTH_BYTES)):
                 return ref
         if data_format is not DataFormat.SAFETENSORS:
@@ -155,19 +172,20 @@ class FileModelDataConnector(BaseModelDataConnector):
         Raises: ModelDataError (CORRUPT, SCHEMA, SHAPE, DTYPE, NOT_FINITE, TOO_LARGE), BlobMissing, StoreUnavailable.
         """
         path = self._path_of(ref)
-        if data_format is DataFormat.JSON:
-            return JsonReader(self._root, path, self._limits)
-        with finding(path):
-            size = path.stat(follow_symlinks=False).st_size
-        self._check_size(size)
-        if size < LENGTH_BYTES:  # also because an empty file can't be mapped
-            raise ModelDataError(ReasonCode.CORRUPT, f"not a safetensors file: it has {size} bytes")
-        return SafetensorsReader(self._root, path, self._headers)
+        with self._there():
+            if data_format is DataFormat.JSON:
+                return JsonReader(self._root, path, self._limits)
+            with finding(path):
+                size = path.stat(follow_symlinks=False).st_size
+            self._check_size(size)
+            if size < LENGTH_BYTES:  # also because an empty file can't be mapped
+                raise ModelDataError(ReasonCode.CORRUPT, f"not a safetensors file: it has {size} bytes")
+            return SafetensorsReader(self._root, path, self._headers)
 
     def pull_bytes(self, ref: BlobRef, limit: int) -> bytes:
         """The stored bytes, `limit` at most. Raises: ModelDataError (TOO_LARGE), BlobMissing, StoreUnavailable."""
         path = self._path_of(ref)
-        with open_file(self._root, path) as file, working_in(path):
+        with self._there(), open_file(self._root, path) as file, working_in(path):
             data = file.read(limit + 1)
         if len(data) > limit:
             raise ModelDataError(ReasonCode.TOO_LARGE, f"more than {limit} bytes")
@@ -183,8 +201,8 @@ class FileModelDataConnector(BaseModelDataConnector):
         """
         with ExitStack() as stack:
             # Only this step: an OSError of the caller's own block is none of the store's.
-            with working_in(self._root):
-                file = stack.enter_context(new_blob(self._root))
+            with self._there(), working_in(self._root):
+                file = stack.enter_context(self._new_blob())
             if data_format is DataFormat.JSON:
                 yield JsonWriter(self._root, file, tensors)
             else:
@@ -193,14 +211,14 @@ class FileModelDataConnector(BaseModelDataConnector):
     def collect_garbage(self, older_than_seconds: float, is_named: Callable[[Sequence[str]], AbstractSet[str]]) -> int:
         """Delete blobs older than that which `is_named(digests)` does not keep, and old staged files; how many
         blobs. Raises: StoreUnavailable."""
-        with working_in(self._root):
+        with self._there(), working_in(self._root):
             deleted = collect_blobs(self._root, older_than_seconds, is_named)
             clear_staging(self._root, older_than_seconds)
             return deleted
 
     def check(self) -> None:
         """Return if a file can be written, synced and read back. Raises: StoreUnavailable."""
-        with working_in(self._root), new_blob(self._root) as file:
+        with self._there(), working_in(self._root), self._new_blob() as file:
             file.write(b"fedqueue")
             file.flush()
             os.fsync(file.fileno())
@@ -208,6 +226,25 @@ class FileModelDataConnector(BaseModelDataConnector):
                 raise OSError("it does not give back what was written")
 
     # --- parts ----------------------------------------------------------------------------------------------------
+
+    def _new_blob(self) -> AbstractContextManager[BinaryIO]:
+        return new_blob(self._root, begin=self._mark is None)
+
+    @contextmanager
+    def _there(self) -> Iterator[None]:
+        """Around what is done in the store: a blob is missing only from a store that is there.
+
+        Raises: StoreUnavailable.
+        """
+        if self._mark is None:
+            yield
+            return
+        self._mark.check()
+        try:
+            yield
+        except BlobMissing:
+            self._mark.check()  # it may have gone since
+            raise
 
     def _find(self, uri: str) -> tuple[Path, Path]:
         return locate(uri, (*self._own_roots, *self._outside_roots))
@@ -222,7 +259,7 @@ class FileModelDataConnector(BaseModelDataConnector):
 
     def _find_format(self, ref: BlobRef) -> DataFormat:
         path = self._path_of(ref)
-        with open_file(self._root, path) as file, working_in(path):
+        with self._there(), open_file(self._root, path) as file, working_in(path):
             start = file.read(LENGTH_BYTES + 1)
         return DataFormat.SAFETENSORS if is_safetensors(start) else DataFormat.JSON
 

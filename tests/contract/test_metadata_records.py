@@ -267,6 +267,21 @@ def test_garbage_collection_is_told_which_blobs_have_names(connector: BaseMetada
     assert connector.pull_named_digests([*named, loose.digest]) == named - {update.data.digest}
 
 
+def test_the_newest_blobs_tell_whether_a_store_is_the_hubs(connector: BaseMetadataConnector, world: Any) -> None:
+    assert connector.pull_newest_digests() == [], "a hub that has stored nothing"
+    model = world.model()
+    updates = [world.update(model) for _ in range(3)]
+    aggregate = world.post(model)
+    published = world.blob()
+    with connector.transaction():
+        connector.add_model_artifact(ModelArtifact(0, model.id, "1", published))
+    rest = [aggregate.data.digest, published.digest]
+    assert connector.pull_newest_digests(2) == [updates[2].data.digest, updates[1].data.digest, *rest]
+    with connector.transaction():
+        connector.register_model_updates_data_dropped([updates[2]])
+    assert connector.pull_newest_digests(1) == [updates[1].data.digest, *rest], "what retention let go is not there"
+
+
 def test_inputs_of_old_aggregates_are_found_until_they_are_let_go(connector: BaseMetadataConnector, world: Any) -> None:
     model = world.model()
     used = []

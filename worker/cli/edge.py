@@ -92,7 +92,9 @@ def command_hub() -> Iterator[Hub]:
         metadata = build_metadata(settings)
         try:
             metadata.check()
-            yield Hub(settings, metadata, build_model_data(settings), send=lambda *_: None, worker="command line")
+            yield Hub(
+                settings, metadata, build_model_data(settings, metadata), send=lambda *_: None, worker="command line"
+            )
         except Refused as refused:
             fail(refused.reason)
         finally:

@@ -128,7 +128,7 @@ def test_an_initial_model_of_another_format_than_said_is_refused_before_sending(
 
 
 def test_an_initial_model_of_numpys_makes_a_safetensors_model(tmp_path: Path) -> None:
-    client, hub = client_of(lambda task, message: model_view(message), tmp_path / "store")
+    client, hub = client_of(lambda task, message: model_view(message), tmp_path)
     np.savez(tmp_path / "start.npz", w=np.ones(2))
     client.create_model(initial=tmp_path / "start.npz")
     created = CreateModel.model_validate(hub.sent[0][1])

@@ -27,7 +27,9 @@ def pickled_archive() -> bytes:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    return tmp_path / "a store"
+    folder = tmp_path / "a store"
+    folder.mkdir()
+    return folder
 
 
 @pytest.fixture
@@ -90,7 +92,7 @@ def test_an_archive_that_is_not_numpys_is_refused_here(store: SharedStore, root:
     (tmp_path / "model.pt").write_bytes(pickled_archive())
     with pytest.raises(InvalidArgument, match=r"model\.pt is none of \.safetensors, \.npz, \.npy, \.json"):
         store.take(tmp_path / "model.pt", "data")
-    assert not root.exists()
+    assert list(root.iterdir()) == []
 
 
 def test_small_lists_travel_inline_and_need_no_store() -> None:
@@ -118,7 +120,7 @@ def test_what_is_no_model_data_is_refused_by_the_fields_name(store: SharedStore,
     with pytest.raises(InvalidArgument) as refused:
         store.take(data, "initial")  # type: ignore[arg-type]
     assert refused.value.field == "initial"
-    assert not root.exists()
+    assert list(root.iterdir()) == []
 
 
 @pytest.mark.parametrize("name", ["model.pkl", "model", "missing.safetensors", "folder.npz"])
@@ -148,6 +150,13 @@ def test_a_store_that_can_not_be_written_leaves_an_error_of_its_own(tmp_path: Pa
         SharedStore((tmp_path / "file").as_uri()).take({"w": np.ones(1)}, "data")
 
 
+def test_a_client_begins_no_store(tmp_path: Path) -> None:
+    """It would be a folder where the hub's store is not mounted, and what lies in it would never be found."""
+    with pytest.raises(StoreUnreachable, match="mounted on this machine"):
+        SharedStore((tmp_path / "store").as_uri()).take({"w": np.ones(1)}, "data")
+    assert not (tmp_path / "store").exists()
+
+
 def test_changed_bytes_are_not_handed_out(store: SharedStore, root: Path) -> None:
     ref = store.take({"w": np.ones(1)}, "data").ref
     assert ref is not None
@@ -160,6 +169,7 @@ def test_changed_bytes_are_not_handed_out(store: SharedStore, root: Path) -> Non
 def test_a_model_is_found_where_this_machine_has_the_store_mounted(tmp_path: Path) -> None:
     """The hub names its own path; the digest names the same bytes under ours."""
     hubs, ours = tmp_path / "hubs", tmp_path / "ours"
+    hubs.mkdir()
     ref = SharedStore(hubs.as_uri()).take({"w": np.ones(1)}, "data").ref
     assert ref is not None
     hubs.rename(ours)

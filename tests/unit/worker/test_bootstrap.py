@@ -15,6 +15,7 @@ import pytest
 
 from config.loading import load_settings
 from connectors.errors import ModelDataError
+from connectors.memory import InMemoryMetadataConnector
 from connectors.records import DataFormat, FederatedModel
 from connectors.sql.connector import SqlAlchemyMetadataConnector
 from connectors.storage.file_connector import FileModelDataConnector
@@ -45,7 +46,7 @@ def test_every_limit_of_model_data_is_a_setting(home: Path) -> None:
         None, home=home, max_update_bytes=200_001, max_tensors=2, max_header_bytes=3003, max_json_bytes=4004,
         max_unpacked_ratio=5, ratio_free_bytes=60_006,
     )  # fmt: skip
-    store = build_model_data(settings)
+    store = build_model_data(settings, InMemoryMetadataConnector())
     assert isinstance(store, FileModelDataConnector)
     assert store._limits == Limits(
         max_bytes=200_001,
@@ -63,7 +64,7 @@ def test_every_limit_of_model_data_is_a_setting(home: Path) -> None:
 )
 def test_an_archive_may_be_packed_as_tightly_as_the_settings_say(home: Path, settings: dict[str, Any]) -> None:
     """24 MiB of zeros pack about a thousand to one."""
-    store = build_model_data(load_settings(None, home=home, **settings))
+    store = build_model_data(load_settings(None, home=home, **settings), InMemoryMetadataConnector())
     file = io.BytesIO()
     np.savez_compressed(file, w=np.zeros(3 << 20))
     sent = store.push_model_data_to_storage(FederatedModel(id=1, uuid=uuid4()), file.getvalue())

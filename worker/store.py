@@ -1,0 +1,26 @@
+"""A look at the store when a worker starts: a new one is begun, one that is away is spoken of."""
+
+from __future__ import annotations
+
+import structlog
+
+from config.settings import Settings
+from connectors.errors import DatabaseUnavailable, StoreUnavailable
+from worker.bootstrap import build_metadata, build_model_data
+
+log = structlog.get_logger(__name__)
+
+
+def look_at_store(settings: Settings) -> None:
+    """Return when it is known to be there, or not; without it a worker does the work that needs none.
+
+    Here and not at the first use: clients on this machine write into the store, and begin none.
+    """
+    metadata = build_metadata(settings)
+    try:
+        build_model_data(settings, metadata).check()
+    except (DatabaseUnavailable, StoreUnavailable) as error:
+        log.warning("the store can't be used now", reason=str(error))
+    finally:
+        # This is the pool's parent: a connection left open here would be inherited by every child.
+        metadata.close()
