@@ -34,6 +34,7 @@ _FOLDER: Final = "FAILPOINT_LOG"
 _OFF: Final = "off"
 _SLEPT: Final = "slept"
 _DEATHS: Final = ".deaths"
+_LOOK_AGAIN: Final = 0.2  # seconds
 
 # A parent takes seconds to come back, and its whole pool with it.
 _OF_PARENTS: Final = {Failpoint.BEFORE_ACK: 0.1}
@@ -44,7 +45,7 @@ def failpoint_environment(
     seed: int,
     *,
     probability: float = 0.01,
-    eager: float = 0.15,
+    eager: float = 0.3,
     enough: int = 5,
     points: tuple[Failpoint, ...] = ALL,
     sleep_probability: float = 0.0,
@@ -53,8 +54,9 @@ def failpoint_environment(
 ) -> dict[str, str]:
     """What the workers' environment needs beside FEDQUEUE_PLUGINS=PLUGIN.
 
-    At a point of `points` they die with `eager` probability until `enough` have, then with `probability`. Amid a round
-    they sleep `sleep_seconds` with `sleep_probability` (longer than the lease: zombies). The store fails a round with
+    At a point of `points` they die with `eager` probability, halved with every death there until `enough` have died,
+    then with `probability`: so a point that comes late in a round is not starved by those before it. Amid a round they
+    sleep `sleep_seconds` with `sleep_probability` (longer than the lease: zombies). The store fails a round with
     `fault_probability`, more often while that is what a point is waiting for.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -102,6 +104,7 @@ class Killer:
         self._sleep_seconds = float(environment["FAILPOINT_SLEEP_SECONDS"])
         self._faults = float(environment["FAILPOINT_FAULTS"])
         self._had: set[Failpoint] = set()  # those that enough have died at
+        self._looked: dict[Failpoint, tuple[float, int]] = {}  # when, and how many had
         self._pid = 0
         self._draw = random.Random()
 
@@ -126,7 +129,8 @@ class Killer:
         return self._waits_for(point) and self._chance(0.5)
 
     def _likely(self, point: Failpoint) -> float:
-        return (self._eager if self._waits_for(point) else self._probability) * _OF_PARENTS.get(point, 1.0)
+        eager = self._eager * 0.5 ** self._deaths(point) if self._waits_for(point) else 0.0
+        return max(self._probability, eager) * _OF_PARENTS.get(point, 1.0)
 
     def _fault(self) -> float:
         waits = self._waits_for(Failpoint.GIVE_BACK_BEFORE_COMMIT) or self._waits_for(Failpoint.GIVEN_BACK)
@@ -135,11 +139,19 @@ class Killer:
     def _waits_for(self, point: Failpoint) -> bool:
         if point not in self._points or point in self._had:
             return False
-        path = self._folder / f"{point}{_DEATHS}"
-        if path.exists() and path.read_bytes().count(b"\n") >= self._enough:
+        if self._deaths(point) >= self._enough:
             self._had.add(point)
             return False
         return True
+
+    def _deaths(self, point: Failpoint) -> int:
+        """How many have died there, by now or a moment ago."""
+        looked, found = self._looked.get(point, (0.0, 0))
+        if time.monotonic() - looked > _LOOK_AGAIN:
+            path = self._folder / f"{point}{_DEATHS}"
+            found = path.read_bytes().count(b"\n") if path.exists() else 0
+            self._looked[point] = (time.monotonic(), found)
+        return found
 
     def _chance(self, probability: float) -> bool:
         if self._pid != os.getpid():  # a fork must not draw what its siblings draw
