@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from connectors.errors import ClaimLost, StoreUnavailable
 from connectors.records import ModelStatus, ReasonCode, RoundState, UpdateStatus
 from tasks.domain.claiming import Begun, begin_round
-from tasks.domain.combining import LeaseKeeper
+from tasks.domain.combining import LeaseKeeper, recipe_of
 from tasks.domain.models import set_paused
 from tasks.domain.rounds import finish_round, run_round
 
@@ -138,6 +139,39 @@ def test_an_update_that_grew_stale_while_resting_is_set_aside(bench: Any) -> Non
     stale = bench.update(resting)
     assert (stale.status, stale.reason_code) == (UpdateStatus.INVALID, ReasonCode.STALE)
     assert "trained from no aggregate; the newest is number 1 and only the 1 newest count" in stale.reason
+
+
+def test_an_update_that_rests_waits_for_its_time(bench: Any) -> None:
+    """What has just failed is not tried again at once, though others of its model are ready."""
+    model, (one, two) = bench.model()
+    resting = bench.submit(model, two, [5.0])
+    with bench.metadata.transaction():
+        claim = bench.metadata.claim_model(model, 1000)
+        running = bench.metadata.register_model_updates_for_aggregation([resting], claim=claim)
+        bench.metadata.return_model_updates(running, status=UpdateStatus.FAILED, rest_ms={resting.id: 60_000})
+        bench.metadata.release_claim(claim)
+    bench.submit(model, one, [1.0])
+    bench.post(model)
+    assert bench.values(model) == {"values": [1.0]}
+    bench.milliseconds += 60_000
+    bench.post(model)
+    assert bench.values(model) == {"values": [5.0]}
+
+
+def test_a_round_sums_by_ascending_id_whatever_the_order_it_is_given(bench: Any) -> None:
+    """1e16 + 1 - 1e16 is 0 in float64; with the two large ones first it would be 1."""
+    model, clients = bench.model(clients=3)
+    for client, value in zip(clients, (1e16, 1.0, -1e16), strict=True):
+        bench.submit(model, client, [value])
+    with bench.metadata.transaction() as transaction:
+        begun = begin_round(bench.hub, model.id, transaction)
+    assert isinstance(begun, Begun)
+    first, second, third = begun.updates
+    assert first.id < second.id < third.id
+    recipe = recipe_of(bench.hub, replace(begun, updates=(third, first, second)))
+    assert [ingredient.update_id for ingredient in recipe.ingredients] == [first.id, second.id, third.id]
+    finish_round(bench.hub, replace(begun, updates=(third, first, second)))
+    assert bench.values(model) == {"values": [0.0]}
 
 
 def test_the_hub_walks_the_models_status(bench: Any) -> None:
