@@ -81,6 +81,21 @@ class AlreadyExists(ConnectorError):
         self.value = value
 
 
+class DatabaseUnsuitable(ConnectorError):
+    """The database server is none that the hub can rely on, or is set up so that it can't: its owner must act."""
+
+
+class StatementTooLarge(ConnectorError):
+    """The database takes no statement of that size, now or later."""
+
+    def __init__(self, size_bytes: int, limit_bytes: int) -> None:
+        super().__init__(
+            f"{size_bytes} bytes in one statement, and the database takes {limit_bytes}: raise its max_allowed_packet"
+        )
+        self.size_bytes = size_bytes
+        self.limit_bytes = limit_bytes
+
+
 class SchemaOutdated(ConnectorError):
     """The database's schema is not the one this code was written for."""
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.evidence import PROPERTY
-from tests.debian_servers import mariadb_server
+from tests.debian_servers import fresh_mariadb_database, mariadb_server
 from tests.servers import Server, fresh_database, postgres_server, valkey_server
 
 
@@ -74,6 +74,13 @@ def mariadb() -> Iterator[Server]:
     """One MariaDB server for all tests: leave it running. Kill one of your own, from `mariadb_server`."""
     with mariadb_server() as server:
         yield server
+
+
+@pytest.fixture
+def mariadb_url(mariadb: Server) -> Iterator[str]:
+    """The URL of an empty database of this test's own."""
+    with fresh_mariadb_database(mariadb) as url:
+        yield url
 
 
 @pytest.fixture

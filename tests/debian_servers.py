@@ -20,8 +20,8 @@ from tests.servers import Server, free_port
 
 
 @contextmanager
-def mariadb_server() -> Iterator[Server]:
-    """A MariaDB server with an empty database `fedqueue`, its root user open to this machine."""
+def mariadb_server(*options: str) -> Iterator[Server]:
+    """A MariaDB server with an empty database `fedqueue`, its root user open to this machine; `options` are its own."""
     program, installer = _program("mariadbd"), _program("mariadb-install-db")
     # Its own short place: a server run as nobody can't enter a test's folder under root's.
     with tempfile.TemporaryDirectory(prefix="mariadb-") as place:
@@ -54,6 +54,7 @@ def mariadb_server() -> Iterator[Server]:
             f"--socket={folder}/mariadb.sock",
             f"--pid-file={folder}/mariadb.pid",
             "--character-set-server=utf8mb4",
+            *options,
         ]
         url = f"mariadb+pymysql://root@127.0.0.1:{port}/fedqueue"
         server = Server(url, command, folder / "mariadb.log", lambda: _answers(port), user=user)

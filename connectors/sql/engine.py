@@ -12,9 +12,10 @@ from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, IntegrityError, InvalidatePoolError
 
+from connectors.sql import mariadb
+
 # Retried as whole transactions: serialization failure, deadlock, lost connection, server shutting down or starting.
 _POSTGRESQL = re.compile(r"40001|40P01|08...|57P0.")
-_MARIADB = {1213, 1205, 2006, 2013}
 _BUSY_SECONDS = 30
 _SQLITE = ("database is locked", "database table is locked", "database is busy")
 
@@ -44,6 +45,8 @@ def open_engine(url: str, *, pool_size: int = 5, pool_timeout: float = 30.0, ech
         event.listen(engine, "begin", _begin_sqlite)
     else:
         _ask_who_was_idle(engine)
+    if kind == "mariadb":
+        mariadb.prepare_engine(engine)
     return engine
 
 
@@ -111,13 +114,15 @@ def is_passing(error: DBAPIError) -> bool:
     if error.connection_invalidated:
         return True
     cause = error.orig
+    driver = type(cause).__module__.partition(".")[0]
+    if cause is not None and driver == "pymysql":
+        # By its numbers: it has SQLSTATEs too, coarser ones.
+        return mariadb.is_passing(cause)
     sqlstate = getattr(cause, "sqlstate", None)
     if sqlstate is not None:
         return _POSTGRESQL.fullmatch(str(sqlstate)) is not None
-    if type(cause).__module__.startswith("psycopg") and type(cause).__name__ == "OperationalError":
+    if driver == "psycopg" and type(cause).__name__ == "OperationalError":
         return True  # no SQLSTATE: the server was not reached at all
-    if type(cause).__module__.startswith("pymysql"):
-        return bool(cause and cause.args and cause.args[0] in {*_MARIADB, 2003})
     return any(words in str(cause) for words in _SQLITE)
 
 
@@ -127,5 +132,5 @@ def is_unique(error: IntegrityError) -> bool:
     return (
         getattr(cause, "sqlstate", None) == "23505"
         or "UNIQUE constraint failed" in str(cause)
-        or (bool(getattr(cause, "args", ())) and cause.args[0] == 1062)
+        or mariadb.is_unique(cause)
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from alembic import command
@@ -10,23 +12,24 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, text
 
+from connectors.sql import mariadb
+
 _SCRIPTS = Path(__file__).parent / "migrations"
 
 # Any number, the same for every hub: whoever migrates holds it.
 _ADVISORY_LOCK = 7_303_195_100
+_LONGEST_MIGRATION_SECONDS = 3600
 
 
 def upgrade(engine: Engine, revision: str = "head") -> None:
     """Bring the schema up to `revision`, in one transaction where the database can."""
-    with engine.begin() as connection:
-        _wait_for_others(connection)
+    with engine.begin() as connection, _alone(connection):
         command.upgrade(_config(connection), revision)
 
 
 def downgrade(engine: Engine, revision: str) -> None:
     """Take the schema down to `revision`."""
-    with engine.begin() as connection:
-        _wait_for_others(connection)
+    with engine.begin() as connection, _alone(connection):
         command.downgrade(_config(connection), revision)
 
 
@@ -50,7 +53,18 @@ def _config(connection: Connection) -> Config:
     return config
 
 
-def _wait_for_others(connection: Connection) -> None:
-    # Two replicas starting at once must not both create the tables. SQLite's BEGIN IMMEDIATE does it by itself.
-    if connection.dialect.name == "postgresql":
+@contextmanager
+def _alone(connection: Connection) -> Iterator[None]:
+    """Keep other migrations waiting: two replicas starting at once must not both create the tables.
+
+    Raises: DatabaseUnavailable if another one takes too long.
+    """
+    kind = connection.dialect.name
+    if kind == "mariadb":
+        with mariadb.named_lock(connection, "migrate", _LONGEST_MIGRATION_SECONDS):
+            mariadb.prepare_schema(connection)
+            yield
+        return
+    if kind == "postgresql":
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY_LOCK})
+    yield  # SQLite's BEGIN IMMEDIATE does it by itself

@@ -17,22 +17,8 @@ from connectors.metadata import BaseMetadataConnector
 from connectors.records import AggregateResult, BlobRef, FederatedModel, ModelUpdate, Trust
 from connectors.sql.connector import SqlAlchemyMetadataConnector
 from tests.contract.waiting_bench import OTHERS, Bench
-from tests.debian_servers import fresh_mariadb_database, mariadb_server, rabbitmq_server
+from tests.debian_servers import rabbitmq_server
 from tests.servers import Server, valkey_server
-
-
-@pytest.fixture(scope="session")
-def mariadb() -> Iterator[Server]:
-    """One MariaDB server for all tests of the wider matrix."""
-    with mariadb_server() as server:
-        yield server
-
-
-@pytest.fixture
-def mariadb_url(mariadb: Server) -> Iterator[str]:
-    """The URL of an empty database of this test's own."""
-    with fresh_mariadb_database(mariadb) as url:
-        yield url
 
 
 @pytest.fixture(params=["memory", "sqlite", "postgresql", pytest.param("mariadb", marks=pytest.mark.wide)])

@@ -26,7 +26,7 @@ from tests.contract.conftest import World, database_url
 _SCRIPTS = str(Path(migrations.__file__).parent / "migrations")
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=["sqlite", "postgresql", pytest.param("mariadb", marks=pytest.mark.wide)])
 def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[SqlAlchemyMetadataConnector]:
     """An empty database of each kind."""
     connector = SqlAlchemyMetadataConnector(database_url(request, tmp_path))

@@ -6,8 +6,9 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
-from sqlalchemy import JSON, BigInteger, DateTime, Dialect, Integer, MetaData, String, TypeDecorator
+from sqlalchemy import JSON, BigInteger, DateTime, Dialect, Integer, MetaData, String, Text, TypeDecorator
 from sqlalchemy.dialects.mysql import DATETIME as MySqlDateTime
+from sqlalchemy.dialects.mysql import MEDIUMTEXT
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, mapped_column
 
@@ -38,6 +39,8 @@ class UtcDateTime(TypeDecorator[datetime]):
 BigId = BigInteger().with_variant(Integer, "sqlite")
 # None is SQL's NULL, never the JSON value null.
 Json = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
+# MariaDB's own TEXT ends at 64 KiB: a fourth of what a log of 65,536 characters may take.
+LongText = Text().with_variant(MEDIUMTEXT(), "mysql", "mariadb")
 
 RowId = Annotated[int, mapped_column(BigId, primary_key=True, autoincrement=True)]
 Text200 = Annotated[str, mapped_column(String(200))]

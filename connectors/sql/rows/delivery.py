@@ -5,10 +5,10 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ForeignKey, Index, String, Text, text
+from sqlalchemy import ForeignKey, Index, String, text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from connectors.sql.rows.base import Base, BigId, Json, RowId, now
+from connectors.sql.rows.base import Base, BigId, Json, LongText, RowId, now
 
 
 class OutboxRow(Base):
@@ -46,5 +46,5 @@ class DeadLetterRow(Base):
     payload: Mapped[Any | None] = mapped_column(Json)
     kind: Mapped[str] = mapped_column(String(100))
     field: Mapped[str | None] = mapped_column(String(200))
-    reason: Mapped[str] = mapped_column(Text)
+    reason: Mapped[str] = mapped_column(LongText)
     created_at: Mapped[datetime] = mapped_column(default=now)

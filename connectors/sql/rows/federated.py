@@ -14,7 +14,6 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     String,
-    Text,
     UniqueConstraint,
     false,
     text,
@@ -22,7 +21,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import Mapped, mapped_column
 
 from connectors.records import DataFormat, ModelStatus, ReasonCode, RoundState, UpdateStatus
-from connectors.sql.rows.base import Base, BigId, Json, RowId, now, one_of
+from connectors.sql.rows.base import Base, BigId, Json, LongText, RowId, now, one_of
 
 
 class FederatedModelRow(Base):
@@ -33,7 +32,7 @@ class FederatedModelRow(Base):
     id: Mapped[RowId]
     uuid: Mapped[UUID] = mapped_column(unique=True)
     name: Mapped[str] = mapped_column(String(200))
-    description: Mapped[str] = mapped_column(Text)
+    description: Mapped[str] = mapped_column(LongText)
     user_id: Mapped[str | None] = mapped_column(String(200))
     project_id: Mapped[str | None] = mapped_column(String(200), index=True)
 
@@ -113,7 +112,7 @@ class ModelUpdateRow(Base):
     client_uuid: Mapped[UUID]
     submission_id: Mapped[UUID] = mapped_column(unique=True)
     payload_digest: Mapped[str] = mapped_column(String(64))
-    data_uri: Mapped[str | None] = mapped_column(Text)
+    data_uri: Mapped[str | None] = mapped_column(LongText)
     data_digest: Mapped[str | None] = mapped_column(String(64), index=True)
     data_size: Mapped[int | None]
     num_examples: Mapped[float] = mapped_column(Double)
@@ -124,7 +123,7 @@ class ModelUpdateRow(Base):
 
     status: Mapped[str] = mapped_column(String(20))
     reason_code: Mapped[str | None] = mapped_column(String(30))
-    reason: Mapped[str | None] = mapped_column(Text)
+    reason: Mapped[str | None] = mapped_column(LongText)
     base_aggregate_id: Mapped[int | None] = mapped_column(BigId, ForeignKey("model_aggregate.id"))
     applied_aggregate_id: Mapped[int | None] = mapped_column(BigId, ForeignKey("model_aggregate.id"), index=True)
     claim: Mapped[int | None]
@@ -165,13 +164,13 @@ class ModelAggregateRow(Base):
     model_id: Mapped[int] = mapped_column(BigId, ForeignKey("federated_model.id"))
     number: Mapped[int]
     parent_id: Mapped[int | None] = mapped_column(BigId, ForeignKey("model_aggregate.id"), unique=True)
-    data_uri: Mapped[str] = mapped_column(Text)
+    data_uri: Mapped[str] = mapped_column(LongText)
     data_digest: Mapped[str] = mapped_column(String(64), index=True)
     data_size: Mapped[int]
     num_updates: Mapped[int]
     num_examples: Mapped[float] = mapped_column(Double)
     manifest: Mapped[dict[str, Any]]
-    state_uri: Mapped[str | None] = mapped_column(Text)
+    state_uri: Mapped[str | None] = mapped_column(LongText)
     state_digest: Mapped[str | None] = mapped_column(String(64), index=True)
     state_size: Mapped[int | None]
     validation_score: Mapped[float | None] = mapped_column(Double)
@@ -192,7 +191,7 @@ class ModelArtifactRow(Base):
     model_id: Mapped[int] = mapped_column(BigId, ForeignKey("federated_model.id"))
     version: Mapped[str] = mapped_column(String(100))
     aggregate_id: Mapped[int | None] = mapped_column(BigId, ForeignKey("model_aggregate.id"))
-    data_uri: Mapped[str] = mapped_column(Text)
+    data_uri: Mapped[str] = mapped_column(LongText)
     data_digest: Mapped[str] = mapped_column(String(64), index=True)
     data_size: Mapped[int]
     created_at: Mapped[datetime] = mapped_column(default=now)
@@ -228,7 +227,7 @@ class RoundRow(Base):
     updates_done: Mapped[int]
     bytes_done: Mapped[int]
     worker: Mapped[str] = mapped_column(String(200))
-    reason: Mapped[str | None] = mapped_column(Text)
+    reason: Mapped[str | None] = mapped_column(LongText)
     aggregate_id: Mapped[int | None] = mapped_column(BigId, ForeignKey("model_aggregate.id"))
     started_at: Mapped[datetime] = mapped_column(default=now)
     finished_at: Mapped[datetime | None]

@@ -6,11 +6,11 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Boolean, CheckConstraint, Double, ForeignKey, Index, String, Text, UniqueConstraint
+from sqlalchemy import Boolean, CheckConstraint, Double, ForeignKey, Index, String, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
 from connectors.records import AuditAction, ModelStatus
-from connectors.sql.rows.base import Base, BigId, RowId, now, one_of
+from connectors.sql.rows.base import Base, BigId, LongText, RowId, now, one_of
 
 
 class TrustRow(Base):
@@ -56,7 +56,7 @@ class LogRow(Base):
     trust_id: Mapped[int | None] = mapped_column(BigId, ForeignKey("trust.id"))
     fl_client_name: Mapped[str | None] = mapped_column(String(200))
     event_type: Mapped[str | None] = mapped_column(String(100))
-    log: Mapped[str | None] = mapped_column(Text)
+    log: Mapped[str | None] = mapped_column(LongText)
     success: Mapped[bool] = mapped_column(Boolean)
     global_round: Mapped[int | None]
     details: Mapped[dict[str, Any]]

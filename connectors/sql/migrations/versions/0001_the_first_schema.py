@@ -1,6 +1,7 @@
 """The first schema: models, rounds, the model service, deliveries.
 
-Written once and never edited: it says what databases of that age look like, whatever the declared rows become.
+Written once and never edited: it says what databases of that age look like, whatever the declared rows become. (For
+MariaDB it was, before the first hub ran on it.)
 Its length is one revision's: a schema is read whole.
 """
 
@@ -19,6 +20,7 @@ depends_on = None
 BIG_ID = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 JSON = sa.JSON(none_as_null=True).with_variant(postgresql.JSONB(none_as_null=True), "postgresql")
 MOMENT = sa.DateTime(timezone=True).with_variant(mysql.DATETIME(fsp=6), "mysql", "mariadb")
+TEXT = sa.Text().with_variant(mysql.MEDIUMTEXT(), "mysql", "mariadb")
 
 
 def upgrade() -> None:
@@ -29,7 +31,7 @@ def upgrade() -> None:
         sa.Column("payload", JSON, nullable=True),
         sa.Column("kind", sa.String(length=100), nullable=False),
         sa.Column("field", sa.String(length=200), nullable=True),
-        sa.Column("reason", sa.Text(), nullable=False),
+        sa.Column("reason", TEXT, nullable=False),
         sa.Column("created_at", MOMENT, nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_dead_letter")),
     )
@@ -38,7 +40,7 @@ def upgrade() -> None:
         sa.Column("id", BIG_ID, autoincrement=True, nullable=False),
         sa.Column("uuid", sa.Uuid(), nullable=False),
         sa.Column("name", sa.String(length=200), nullable=False),
-        sa.Column("description", sa.Text(), nullable=False),
+        sa.Column("description", TEXT, nullable=False),
         sa.Column("user_id", sa.String(length=200), nullable=True),
         sa.Column("project_id", sa.String(length=200), nullable=True),
         sa.Column("aggregator", sa.String(length=100), nullable=False),
@@ -112,7 +114,7 @@ def upgrade() -> None:
         sa.Column("model_id", BIG_ID, nullable=False),
         sa.Column("number", sa.BigInteger(), nullable=False),
         sa.Column("parent_id", BIG_ID, nullable=True),
-        sa.Column("data_uri", sa.Text(), nullable=False),
+        sa.Column("data_uri", TEXT, nullable=False),
         sa.Column("data_digest", sa.String(length=64), nullable=False),
         sa.Column("data_size", sa.BigInteger(), nullable=False),
         sa.Column("num_updates", sa.BigInteger(), nullable=False),
@@ -152,7 +154,7 @@ def upgrade() -> None:
         sa.Column("trust_id", BIG_ID, nullable=True),
         sa.Column("fl_client_name", sa.String(length=200), nullable=True),
         sa.Column("event_type", sa.String(length=100), nullable=True),
-        sa.Column("log", sa.Text(), nullable=True),
+        sa.Column("log", TEXT, nullable=True),
         sa.Column("success", sa.Boolean(), nullable=False),
         sa.Column("global_round", sa.BigInteger(), nullable=True),
         sa.Column("details", JSON, nullable=False),
@@ -234,7 +236,7 @@ def upgrade() -> None:
         sa.Column("model_id", BIG_ID, nullable=False),
         sa.Column("version", sa.String(length=100), nullable=False),
         sa.Column("aggregate_id", BIG_ID, nullable=True),
-        sa.Column("data_uri", sa.Text(), nullable=False),
+        sa.Column("data_uri", TEXT, nullable=False),
         sa.Column("data_digest", sa.String(length=64), nullable=False),
         sa.Column("data_size", sa.BigInteger(), nullable=False),
         sa.Column("created_at", MOMENT, nullable=False),
@@ -261,14 +263,14 @@ def upgrade() -> None:
         sa.Column("client_uuid", sa.Uuid(), nullable=False),
         sa.Column("submission_id", sa.Uuid(), nullable=False),
         sa.Column("payload_digest", sa.String(length=64), nullable=False),
-        sa.Column("data_uri", sa.Text(), nullable=True),
+        sa.Column("data_uri", TEXT, nullable=True),
         sa.Column("data_digest", sa.String(length=64), nullable=True),
         sa.Column("data_size", sa.BigInteger(), nullable=True),
         sa.Column("num_examples", sa.Double(), nullable=False),
         sa.Column("metrics", JSON, nullable=False),
         sa.Column("status", sa.String(length=20), nullable=False),
         sa.Column("reason_code", sa.String(length=30), nullable=True),
-        sa.Column("reason", sa.Text(), nullable=True),
+        sa.Column("reason", TEXT, nullable=True),
         sa.Column("base_aggregate_id", BIG_ID, nullable=True),
         sa.Column("applied_aggregate_id", BIG_ID, nullable=True),
         sa.Column("claim", sa.BigInteger(), nullable=True),
@@ -331,7 +333,7 @@ def upgrade() -> None:
         sa.Column("updates_done", sa.BigInteger(), nullable=False),
         sa.Column("bytes_done", sa.BigInteger(), nullable=False),
         sa.Column("worker", sa.String(length=200), nullable=False),
-        sa.Column("reason", sa.Text(), nullable=True),
+        sa.Column("reason", TEXT, nullable=True),
         sa.Column("aggregate_id", BIG_ID, nullable=True),
         sa.Column("started_at", MOMENT, nullable=False),
         sa.Column("finished_at", MOMENT, nullable=True),
@@ -344,40 +346,20 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    # Their indexes go with them: MariaDB lets none go alone that a foreign key is looked up by.
     op.drop_table("round")
-    op.drop_index(
-        "ix_model_update_open",
-        table_name="model_update",
-        postgresql_where=sa.text("status IN ('PENDING', 'FAILED', 'RUNNING')"),
-        sqlite_where=sa.text("status IN ('PENDING', 'FAILED', 'RUNNING')"),
-    )
-    op.drop_index("ix_model_update_model_id_status", table_name="model_update")
-    op.drop_index(op.f("ix_model_update_data_digest"), table_name="model_update")
-    op.drop_index(op.f("ix_model_update_applied_aggregate_id"), table_name="model_update")
     op.drop_table("model_update")
     op.drop_table("model_client")
-    op.drop_index(op.f("ix_model_artifact_data_digest"), table_name="model_artifact")
     op.drop_table("model_artifact")
     op.drop_table("client_aggregate_score")
-    op.drop_index(
-        "ix_outbox_unsent",
-        table_name="outbox",
-        postgresql_where=sa.text("sent_at IS NULL"),
-        sqlite_where=sa.text("sent_at IS NULL"),
-    )
     op.drop_table("outbox")
     op.drop_table("model_trust")
-    op.drop_index("ix_model_metric_model_id", table_name="model_metric")
     op.drop_table("model_metric")
-    op.drop_index("ix_model_log_model_id", table_name="model_log")
     op.drop_table("model_log")
-    op.drop_index("ix_model_audit_model_id", table_name="model_audit")
     op.drop_table("model_audit")
-    op.drop_index(op.f("ix_model_aggregate_data_digest"), table_name="model_aggregate")
     op.drop_table("model_aggregate")
     op.drop_table("fl_kit_slot")
     op.drop_table("client")
     op.drop_table("trust")
-    op.drop_index(op.f("ix_federated_model_project_id"), table_name="federated_model")
     op.drop_table("federated_model")
     op.drop_table("dead_letter")

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 from alembic import op
+from sqlalchemy.dialects import mysql
 
 revision = "0002"
 down_revision = "0001"
 branch_labels = None
 depends_on = None
+
+TEXT = sa.Text().with_variant(mysql.MEDIUMTEXT(), "mysql", "mariadb")
 
 
 def upgrade() -> None:
@@ -19,7 +22,7 @@ def upgrade() -> None:
     op.add_column("model_update", sa.Column("num_steps", sa.BigInteger(), nullable=True))
     op.add_column("model_update", sa.Column("loss", sa.Double(), nullable=True))
     op.add_column("model_update", sa.Column("is_data_dropped", sa.Boolean(), nullable=False, server_default=sa.false()))
-    op.add_column("model_aggregate", sa.Column("state_uri", sa.Text(), nullable=True))
+    op.add_column("model_aggregate", sa.Column("state_uri", TEXT, nullable=True))
     op.add_column("model_aggregate", sa.Column("state_digest", sa.String(length=64), nullable=True))
     op.add_column("model_aggregate", sa.Column("state_size", sa.BigInteger(), nullable=True))
     op.create_index(op.f("ix_model_aggregate_state_digest"), "model_aggregate", ["state_digest"])
