@@ -61,5 +61,12 @@ benchmarks-smoke: setup peers
 	$(bin)/python -m benchmarks.latency --updates 30 --database both --any-speed
 	$(bin)/python -m benchmarks.events --quick --any-speed
 
+# The long form of everything in tests/chaos: half an hour, most of it on every pair of database and broker that is there.
+chaos: setup
+	mkdir -p .evidence && rm -f .evidence/chaos.jsonl
+	CHAOS_EVIDENCE=$(CURDIR)/.evidence/chaos.jsonl CHAOS_SECONDS=$(or $(CHAOS_SECONDS),120) PEER_UPDATES=600 MACHINE_EXAMPLES=1000 \
+		$(bin)/python -m pytest tests/chaos $(ARGS)
+	$(bin)/python -m tests.chaos.report $(wildcard .evidence/fuzz.jsonl) .evidence/chaos.jsonl > docs/reliability.md
+
 clean:
 	rm -rf .venv .peers .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist *.egg-info
