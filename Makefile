@@ -4,7 +4,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 ARGS ?=
 bin := .venv/bin
 
-.PHONY: demo test setup lint types imports unit locks peers benchmarks-smoke chaos benchmarks clean
+.PHONY: demo test setup lint types imports unit locks peers benchmarks-smoke benchmarks chaos clean
 
 demo: setup
 	$(bin)/python -m worker demo $(ARGS)

@@ -25,7 +25,7 @@ class Row:
 ROWS: Final[Mapping[str, Row]] = {
     "machine": Row(
         "Every order of events, a crash at every step",
-        "A Hypothesis state machine sends, repeats, claims, sleeps, wakes and crashes at named failpoints; the test turns "
+        "A Hypothesis state machine sends, repeats, claims, sleeps, wakes, crashes at named failpoints; the test turns "
         "the clock. The invariants are judged after each step.",
         "no violation; every failpoint reached, zombies fenced off",
     ),
