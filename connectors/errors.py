@@ -96,6 +96,19 @@ class StatementTooLarge(ConnectorError):
         self.limit_bytes = limit_bytes
 
 
+class SchemaTooNew(ConnectorError):
+    """The database was migrated for a newer version, and says that this one may not work on it any more."""
+
+    def __init__(self, found: str, oldest_code: str | None, mine: str) -> None:
+        super().__init__(
+            f"the database's schema is at {found}, which code of revision {oldest_code or found} or newer may work on; "
+            f"this is {mine}: install the newer version here"
+        )
+        self.found = found
+        self.oldest_code = oldest_code
+        self.mine = mine
+
+
 class SchemaOutdated(ConnectorError):
     """The database's schema is not the one this code was written for."""
 

@@ -432,9 +432,16 @@ class ProgressFacts:
     last_event_at: datetime | None  # of logs and metrics
 
 
+class DeadLetterOutcome(StrEnum):
+    """What an operator has done about a dead letter."""
+
+    REQUEUED = "REQUEUED"  # sent again as the task that it was
+    DISCARDED = "DISCARDED"
+
+
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """A message that was refused, kept whole with the reason."""
+    """A message that was refused, kept whole with the reason; from `outcome` on: what became of it."""
 
     id: int
     task: str
@@ -443,6 +450,10 @@ class DeadLetter:
     field: str | None
     reason: str
     created_at: datetime | None = None
+    outcome: DeadLetterOutcome | None = None
+    settled_at: datetime | None = None
+    settled_by: str | None = None
+    settled_reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from celery import Celery
 
@@ -19,6 +19,9 @@ from fedqueue.signing import BindingAMQP, Signer, SigningFailed, SigningFiles
 from tasks.draining import Drain
 from tasks.hub import Hub
 from worker.gate import close_side_doors
+
+if TYPE_CHECKING:
+    from connectors.sql.connector import SqlAlchemyMetadataConnector
 
 TASK_MODULES: Final = (
     "tasks.models",
@@ -113,7 +116,7 @@ def build_hub(settings: Settings, app: HubCelery) -> Hub:
     )
 
 
-def build_metadata(settings: Settings) -> BaseMetadataConnector:
+def build_metadata(settings: Settings) -> SqlAlchemyMetadataConnector:
     """The metadata connector, connected lazily."""
     from connectors.sql.connector import SqlAlchemyMetadataConnector
 

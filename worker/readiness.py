@@ -21,6 +21,8 @@ def wait_for_database(settings: Settings) -> None:
     """Return when the database answers and has this version's schema, however long that takes.
 
     Under compose the workers may start before the database, and before its migration.
+
+    Raises: SchemaTooNew at once: no waiting makes this code newer.
     """
     metadata = build_metadata(settings)
     pause, said = _FIRST_PAUSE, ""

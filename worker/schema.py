@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from config.settings import Settings
 from worker.bootstrap import build_metadata
 
 
-def migrate(settings: Settings) -> tuple[str | None, str | None]:
-    """Bring the database's schema to this version: (revision found, revision reached).
+@dataclass(frozen=True)
+class Migration:
+    """What a migration found and reached, and the steps that wait: (revision, oldest code that it leaves)."""
 
-    Raises: DatabaseUnavailable.
+    found: str | None
+    reached: str | None
+    waiting: list[tuple[str, str]]
+
+
+def migrate(settings: Settings, *, contract: bool = False) -> Migration:
+    """Bring the database's schema to this version; steps that shut out older workers only if `contract`.
+
+    Raises: DatabaseUnavailable, SchemaTooNew.
     """
     metadata = build_metadata(settings)
-    revision = getattr(metadata, "schema_revision", lambda: None)
     try:
-        found = revision()
-        metadata.update_database()
-        return found, revision()
+        found = metadata.migrate_database(contract=contract)
+        waiting = metadata.contracting_steps()
+        if not waiting:
+            metadata.check()
+        return Migration(found, metadata.schema_revision(), waiting)
     finally:
         metadata.close()
 

@@ -7,12 +7,13 @@ import signal
 import threading
 import time
 from importlib import import_module
-from typing import Any
+from typing import Any, Final
 
 import structlog
 from celery import signals
 from celery.concurrency.prefork import TaskPool
 
+from connectors.errors import SchemaTooNew
 from worker.bootstrap import HubCelery
 from worker.logs import set_up_logging
 from worker.readiness import wait_for_database
@@ -21,6 +22,9 @@ from worker.sweeper import Sweeper
 from worker.watchdog import Watchdog
 
 log = structlog.get_logger(__name__)
+
+# The exit code of a worker that is too old for the database; sysexits.h: a matter of configuration.
+EXIT_TOO_OLD: Final = 78
 
 
 def connect_signals(app: HubCelery) -> None:
@@ -35,7 +39,11 @@ def connect_signals(app: HubCelery) -> None:
         _check_pool(sender)
         # Once, before the fork: not again in every pool process, at its first task.
         import_module("connectors.storage.file_connector")
-        wait_for_database(app.settings)
+        try:
+            wait_for_database(app.settings)
+        except SchemaTooNew as error:
+            log.critical("this version may not work on the database", reason=str(error))
+            raise SystemExit(EXIT_TOO_OLD) from None
         look_at_store(app.settings)
 
     def ready(sender: Any = None, **_: Any) -> None:

@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import IO, Final
 
-from config.places import broker_url_in, endpoint_in, socket_in
+from config.places import broker_url_in, database_url_in, endpoint_in, socket_in
 from config.settings import Settings
-from connectors.errors import DatabaseUnavailable, SchemaOutdated
+from connectors.errors import DatabaseUnavailable, SchemaOutdated, SchemaTooNew
 from worker.children import Child
 from worker.endpoint import remove_endpoint, write_endpoint
 from worker.errors import AlreadyRunning, StartFailed
@@ -181,9 +181,10 @@ class Supervisor:
     def _migrate(self) -> None:
         from worker.schema import migrate
 
-        found, reached = migrate(self.settings)
-        if found != reached:
-            self._tell("migrated", detail=f"{found or 'nothing'} → {reached}")
+        # A database in the home is this hub's alone, and all its workers are of this version.
+        done = migrate(self.settings, contract=self.settings.database_url == database_url_in(self.settings.home))
+        if done.found != done.reached:
+            self._tell("migrated", detail=f"{done.found or 'nothing'} → {done.reached}")
         self._migrated = True
 
     def _start(self, child: Child) -> None:
@@ -252,7 +253,7 @@ class Supervisor:
 
         try:
             settle_database(self.settings)
-        except (DatabaseUnavailable, SchemaOutdated) as error:
+        except (DatabaseUnavailable, SchemaOutdated, SchemaTooNew) as error:
             self._tell("unsettled", detail=f"the database's log was not merged into its file: {error}")
 
     def _end(self, children: list[Child], patience: float) -> None:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 from sqlalchemy import CursorResult, Executable, Select
-from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
@@ -86,6 +86,10 @@ class Database(BaseMetadataConnector):
         """Leave the parent's connections alone after a fork: they are its own, and still in use."""
         self.engine.dispose(close=False)
 
+    def _is_left_behind(self) -> bool:
+        """Whether the schema was migrated meanwhile to one that this code may not work on."""
+        return False
+
     # --- for the connector's other parts ----------------------------------------------------------
 
     def _session(self, method: str) -> Session:
@@ -141,6 +145,9 @@ class Database(BaseMetadataConnector):
         except DBAPIError as error:
             if is_passing(error):
                 raise DatabaseUnavailable(f"the database can't be used now: {error.orig}") from error
+            if isinstance(error, (OperationalError, ProgrammingError)) and self._is_left_behind():
+                # A column is gone that this code knows: whoever is newer can do what it can't.
+                raise DatabaseUnavailable(f"this version is too old for the database by now: {error.orig}") from error
             raise
         except PoolTimeout as error:
             raise DatabaseUnavailable(f"no database connection became free: {error}") from error

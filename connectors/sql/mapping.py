@@ -8,6 +8,7 @@ from connectors.records import (
     ClientAggregateScore,
     DataFormat,
     DeadLetter,
+    DeadLetterOutcome,
     FederatedModel,
     FLKitSlot,
     LogEntry,
@@ -266,4 +267,8 @@ def to_dead_letter(row: DeadLetterRow) -> DeadLetter:
         field=row.field,
         reason=row.reason,
         created_at=row.created_at,
+        outcome=None if row.outcome is None else DeadLetterOutcome(row.outcome),
+        settled_at=row.settled_at,
+        settled_by=row.settled_by,
+        settled_reason=row.settled_reason,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 from alembic import command
@@ -13,6 +14,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, text
 
 from connectors.sql import mariadb
+from connectors.sql.steps import Chain, remembered
 
 _SCRIPTS = Path(__file__).parent / "migrations"
 
@@ -21,10 +23,18 @@ _ADVISORY_LOCK = 7_303_195_100
 _LONGEST_MIGRATION_SECONDS = 3600
 
 
-def upgrade(engine: Engine, revision: str = "head") -> None:
-    """Bring the schema up to `revision`, in one transaction where the database can."""
+def upgrade(engine: Engine, *, contract: bool) -> str | None:
+    """Bring the schema to this version's, in one transaction where the database can; the revision found.
+
+    Without `contract` not beyond the first step that shuts out code which may run now (connectors.sql.steps).
+    """
     with engine.begin() as connection, _alone(connection):
-        command.upgrade(_config(connection), revision)
+        # Read under the lock: another one may have migrated meanwhile.
+        found = _current(connection)
+        target = known_steps().target(found, contract=contract)
+        if target != found:
+            command.upgrade(_config(connection), target)
+        return found
 
 
 def downgrade(engine: Engine, revision: str) -> None:
@@ -36,14 +46,32 @@ def downgrade(engine: Engine, revision: str) -> None:
 def revision_of(engine: Engine) -> str | None:
     """The revision that the database says it is at; None if it was never migrated."""
     with engine.connect() as connection:
-        return MigrationContext.configure(connection).get_current_revision()
+        return _current(connection)
+
+
+def check_schema(engine: Engine) -> None:
+    """Return if this version's code may work on the database. Raises: SchemaOutdated, SchemaTooNew."""
+    chain = known_steps()
+    with engine.connect() as connection:
+        found = _current(connection)
+        # One more question only of a database that is newer than this code.
+        allowed = remembered(connection, found) if found is not None and not chain.knows(found) else None
+    chain.check(found, allowed)
 
 
 def newest_revision() -> str:
     """The revision that this version's code was written for."""
-    newest = ScriptDirectory(str(_SCRIPTS)).get_current_head()
-    assert newest is not None
-    return newest
+    return known_steps().newest
+
+
+@cache
+def known_steps() -> Chain:
+    """The migrations of this version."""
+    return Chain(ScriptDirectory(str(_SCRIPTS)))
+
+
+def _current(connection: Connection) -> str | None:
+    return MigrationContext.configure(connection).get_current_revision()
 
 
 def _config(connection: Connection) -> Config:

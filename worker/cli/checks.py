@@ -18,15 +18,24 @@ def add_to(app: typer.Typer) -> None:
     app.command("health")(health)
 
 
-def migrate() -> None:
-    """Bring the database's schema to this version. Harmless when it is there already, and when run twice at once."""
+def migrate(
+    contract: Annotated[
+        bool, typer.Option("--contract", help="Also steps that shut out older workers: when none runs any more.")
+    ] = False,
+) -> None:
+    """Bring the database's schema to this version. Harmless while workers run, when done already, and twice at once."""
     settings = settings_or_exit()
     from worker.schema import migrate as run
 
     with readable_errors():
-        found, reached = run(settings)
-    change = "nothing to do" if found == reached else f"migrated from {found or 'nothing'}"
-    sys.stdout.write(f"schema {reached}: {change}\n")
+        done = run(settings, contract=contract)
+    change = "nothing to do" if done.found == done.reached else f"migrated from {done.found or 'nothing'}"
+    sys.stdout.write(f"schema {done.reached}: {change}\n")
+    for revision, oldest in done.waiting:
+        sys.stdout.write(
+            f"{revision} waits: it shuts out workers older than {oldest}; "
+            "when none of them runs any more, run `python -m worker migrate --contract`\n"
+        )
 
 
 def config(as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) -> None:

@@ -12,6 +12,7 @@ from connectors.sql.rows.federated import (
     ModelUpdateRow,
     RoundRow,
 )
+from connectors.sql.rows.schema import SchemaStepRow
 from connectors.sql.rows.service import (
     AuditRow,
     FLKitSlotRow,
@@ -40,5 +41,6 @@ __all__ = [
     "ModelUpdateRow",
     "OutboxRow",
     "RoundRow",
+    "SchemaStepRow",
     "TrustRow",
 ]

@@ -5,10 +5,11 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ForeignKey, Index, String, text
+from sqlalchemy import CheckConstraint, ForeignKey, Index, String, text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from connectors.sql.rows.base import Base, BigId, Json, LongText, RowId, now
+from connectors.records import DeadLetterOutcome
+from connectors.sql.rows.base import Base, BigId, Json, LongText, RowId, now, one_of
 
 
 class OutboxRow(Base):
@@ -48,3 +49,13 @@ class DeadLetterRow(Base):
     field: Mapped[str | None] = mapped_column(String(200))
     reason: Mapped[str] = mapped_column(LongText)
     created_at: Mapped[datetime] = mapped_column(default=now)
+    # What an operator has done about it, once.
+    outcome: Mapped[str | None] = mapped_column(String(20))
+    settled_at: Mapped[datetime | None]
+    settled_by: Mapped[str | None] = mapped_column(String(200))
+    settled_reason: Mapped[str | None] = mapped_column(LongText)
+
+    __table_args__ = (
+        CheckConstraint(f"outcome IS NULL OR {one_of('outcome', DeadLetterOutcome)}", name="outcome"),
+        CheckConstraint("(outcome IS NULL) = (settled_at IS NULL)", name="settled"),
+    )
