@@ -12,12 +12,15 @@ from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, IntegrityError, InvalidatePoolError
 
-from connectors.sql import mariadb
+from connectors.sql import mariadb, patience
 
-# Retried as whole transactions: serialization failure, deadlock, lost connection, server shutting down or starting.
-_POSTGRESQL = re.compile(r"40001|40P01|08...|57P0.")
+# Retried as whole transactions: serialization failure, deadlock, lost connection, server shutting down or starting, a
+# transaction that lay idle for too long, a server without room (disk, memory, connections).
+_POSTGRESQL = re.compile(r"40001|40P01|08...|57P0.|25P03|53...")
 _BUSY_SECONDS = 30
 _SQLITE = ("database is locked", "database table is locked", "database is busy")
+# A full disk, in SQLite's two ways of saying so, passes when somebody makes room.
+_SQLITE_FULL = ("database or disk is full", "disk I/O error")
 
 # So long after its last use a connection is taken to be there. If it is not, a transaction is begun anew, and a read
 # fails as it does when the database is away.
@@ -28,7 +31,8 @@ def open_engine(url: str, *, pool_size: int = 5, pool_timeout: float = 30.0, ech
     """An engine for the database at `url`, connected lazily.
 
     SQLite writes in WAL mode, durably, under BEGIN IMMEDIATE (the driver's default lost most read-then-write
-    updates); PostgreSQL and MariaDB run at READ COMMITTED, which the guarded updates are enough for.
+    updates); PostgreSQL and MariaDB run at READ COMMITTED, which the guarded updates are enough for. A server that
+    does not answer is given up (connectors.sql.patience).
     """
     parsed = make_url(url)
     kind = parsed.get_backend_name()
@@ -39,12 +43,14 @@ def open_engine(url: str, *, pool_size: int = 5, pool_timeout: float = 30.0, ech
         options["connect_args"] = {"isolation_level": None, "timeout": float(_BUSY_SECONDS)}
     else:
         options |= {"isolation_level": "READ COMMITTED", "pool_recycle": 1800}
+        options["connect_args"] = patience.connect_options(parsed)
     engine = create_engine(url, pool_size=pool_size, max_overflow=pool_size, pool_timeout=pool_timeout, **options)
     if kind == "sqlite":
         event.listen(engine, "connect", _set_up_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
     else:
         _ask_who_was_idle(engine)
+        patience.limit_patience(engine)
     if kind == "mariadb":
         mariadb.prepare_engine(engine)
     return engine
@@ -121,9 +127,9 @@ def is_passing(error: DBAPIError) -> bool:
     sqlstate = getattr(cause, "sqlstate", None)
     if sqlstate is not None:
         return _POSTGRESQL.fullmatch(str(sqlstate)) is not None
-    if driver == "psycopg" and type(cause).__name__ == "OperationalError":
-        return True  # no SQLSTATE: the server was not reached at all
-    return any(words in str(cause) for words in _SQLITE)
+    if driver == "psycopg" and any(kind.__name__ == "OperationalError" for kind in type(cause).mro()):
+        return True  # no SQLSTATE: the server was not reached, or not in time, or does not answer
+    return any(words in str(cause) for words in (*_SQLITE, *_SQLITE_FULL))
 
 
 def is_unique(error: IntegrityError) -> bool:

@@ -13,7 +13,7 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, text
 
-from connectors.sql import mariadb
+from connectors.sql import mariadb, patience
 from connectors.sql.steps import Chain, remembered
 
 _SCRIPTS = Path(__file__).parent / "migrations"
@@ -28,7 +28,7 @@ def upgrade(engine: Engine, *, contract: bool) -> str | None:
 
     Without `contract` not beyond the first step that shuts out code which may run now (connectors.sql.steps).
     """
-    with engine.begin() as connection, _alone(connection):
+    with engine.begin() as connection, patience.unhurried(connection), _alone(connection):
         # Read under the lock: another one may have migrated meanwhile.
         found = _current(connection)
         target = known_steps().target(found, contract=contract)
@@ -39,7 +39,7 @@ def upgrade(engine: Engine, *, contract: bool) -> str | None:
 
 def downgrade(engine: Engine, revision: str) -> None:
     """Take the schema down to `revision`."""
-    with engine.begin() as connection, _alone(connection):
+    with engine.begin() as connection, patience.unhurried(connection), _alone(connection):
         command.downgrade(_config(connection), revision)
 
 
