@@ -139,7 +139,8 @@ def _name_error(context: ExceptionContext) -> BaseException | None:
         limit = context.connection.info.get(_PACKET_BYTES)
         size = _size(context.execution_context.parameters)
         if limit is not None and size > limit:
-            # The server just hangs up, and would on the next attempt.
+            # The server hangs up, at once or when it has said why, and would on the next attempt.
+            context.is_disconnect = True
             return StatementTooLarge(size, limit)
     return None
 
