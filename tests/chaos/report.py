@@ -61,6 +61,11 @@ ROWS: Final[Mapping[str, Row]] = {
         "SIGTERM while rounds are under way and tasks wait.",
         "ended within its grace period; nothing lost, nothing twice",
     ),
+    "upgrade": Row(
+        "A schema changed under working workers",
+        "A migration that only adds is applied while workers and clients are at work, then one that takes away.",
+        "no task fails, nothing lost; older workers then refuse to start",
+    ),
     "disk_full": Row(
         "A full disk", "Writes fail in the middle.", "the round fails cleanly, and succeeds when there is room again"
     ),
