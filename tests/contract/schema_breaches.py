@@ -37,6 +37,8 @@ BREACHES: Final = {
     "ck_model_run_status": "UPDATE model_run SET status = 'LOST'",
     "ck_model_run_number": "UPDATE model_run SET number = 0 WHERE number = 1",
     "ck_model_audit_action": "UPDATE model_audit SET action = 'FORGOTTEN'",
+    "ck_dead_letter_outcome": "UPDATE dead_letter SET outcome = 'FORGOTTEN', settled_at = created_at",
+    "ck_dead_letter_settled": "UPDATE dead_letter SET outcome = 'DISCARDED'",
     "uq_federated_model_uuid": _first_ones("federated_model", "uuid"),
     "uq_client_uuid": _first_ones("client", "uuid"),
     "uq_trust_uuid": _first_ones("trust", "uuid"),
@@ -80,6 +82,7 @@ def fill(connector: BaseMetadataConnector, world: Any) -> None:
                 for x in range(2)
             ]
         )
+        connector.add_dead_letter("t", {}, kind="InvalidMessage", field=None, reason="is required")
         for key in ("k1", "k2"):
             connector.add_outbox_message(key, "their.task", {"a": 1})
     for name in ("north", "south"):

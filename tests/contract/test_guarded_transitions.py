@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import pytest
 
 from connectors.errors import ClaimLost, TransitionRefused
 from connectors.metadata import BaseMetadataConnector
-from connectors.records import Claim, FederatedModel, RoundState, UpdateStatus
+from connectors.records import AuditAction, Claim, FederatedModel, RoundState, UpdateStatus
 
 LONG, OVER = 60_000, -1
 
@@ -115,3 +116,20 @@ def test_a_post_upon_an_older_parent_is_refused_by_the_models_row(connector: Bas
     with pytest.raises(ClaimLost) as refused, connector.transaction():
         connector.post_new_model_aggregate(model, None, world.result())
     assert "the chain has that link already" not in str(refused.value)
+
+
+def test_who_deletes_what_another_is_deleting_waits_and_deletes_nothing(
+    connector: BaseMetadataConnector, world: Any
+) -> None:
+    """Both looked while it was there: the second looks again when it has the row."""
+    model = world.model()
+    counts: list[int] = []
+    second = threading.Thread(target=lambda: counts.append(world.delete(model, user_id="second")))
+    with connector.transaction():
+        connector.delete_federated_models([model], "first")
+        second.start()
+        second.join(0.3)
+        assert second.is_alive(), "it does not wait: this shows nothing"
+    second.join(60)
+    assert counts == [0]
+    assert connector.pull_audit(model) == [(AuditAction.DELETE, "first")]

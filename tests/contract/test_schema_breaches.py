@@ -43,6 +43,13 @@ def test_the_schema_refuses(filled: Connection, name: str) -> None:
         assert name in str(refused.value)
 
 
+def test_a_row_points_at_no_row_that_is_not_there(filled: Connection) -> None:
+    with filled.begin() as transaction:
+        with pytest.raises(IntegrityError):
+            filled.execute(text("UPDATE model_update SET model_id = 4711"))
+        transaction.rollback()
+
+
 def test_every_constraint_of_the_schema_is_asked() -> None:
     kept = {
         str(constraint.name)
