@@ -124,6 +124,30 @@ class Settings(BaseSettings):
         default=ByteSize(16 * MIB), description="if it unpacks to more than this: smaller ones may be packed tighter."
     )
 
+    # --- back-pressure: what one client of a model, and all of them together, may ask of the hub
+    #
+    # Where there is a default, no ordinary deployment meets it: it stops a loop gone wild. Where the ordinary differs
+    # by orders of magnitude (how many clients a model has, how large its updates are), there is none.
+
+    client_submissions_per_minute: int | None = Field(
+        default=6_000, ge=1, le=1_000_000, description="More of one client to one model are refused for now."
+    )
+    model_submissions_per_minute: int | None = Field(
+        default=None, ge=1, le=1_000_000, description="The same of all clients together; by default no limit."
+    )
+    client_open_updates: int | None = Field(
+        default=1_000, ge=1, description="While so many of a client's wait for a model's rounds, more are refused."
+    )
+    model_open_updates: int | None = Field(
+        default=100_000, ge=1, description="The same of all clients together: a round looks through what waits."
+    )
+    client_open_bytes: Bytes | None = Field(
+        default=None, description="As client_open_updates, by the size of their data; by default no limit."
+    )
+    model_open_bytes: Bytes | None = Field(
+        default=None, description="As model_open_updates, by the size of their data; by default no limit."
+    )
+
     # --- tasks and workers
 
     task_soft_time_limit_seconds: Seconds = Field(default=270.0, description="A task is told to end after this.")

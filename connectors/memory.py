@@ -18,6 +18,7 @@ from connectors.metadata import uuids_among
 from connectors.model_ids import read_model_id
 from connectors.records import (
     CLAIMABLE_STATUSES,
+    OPEN_STATUSES,
     AggregateResult,
     Claim,
     Client,
@@ -32,6 +33,7 @@ from connectors.records import (
     ReasonCode,
     Round,
     RoundState,
+    SubmissionLoad,
     UpdateStatus,
     is_eligible,
 )
@@ -181,6 +183,33 @@ class InMemoryMetadataConnector(MemoryService):
             for u in self.pull_model_updates_pending_aggregation(model)
             if u.not_before <= self._clock() and is_eligible(u.base_number, head, model.furthest_base_agg)
         ]
+
+    def pull_submission_load(self, model: FederatedModel, client: Client | None) -> SubmissionLoad:
+        sender = None if client is None else client.id
+        waiting = [u for u in self._tables.updates.values() if u.model_id == model.id and u.status in OPEN_STATUSES]
+        own = [u for u in waiting if u.client_id == sender]
+        return SubmissionLoad(
+            now=self._clock() * 1000,
+            model_spent_until=self._tables.spent.get((model.id, 0), 0),
+            sender_spent_until=self._tables.spent.get((model.id, sender), 0),
+            model_updates=len(waiting),
+            model_bytes=sum(u.data.size_bytes for u in waiting if u.data is not None),
+            sender_updates=len(own),
+            sender_bytes=sum(u.data.size_bytes for u in own if u.data is not None),
+        )
+
+    def register_submission(
+        self,
+        model: FederatedModel,
+        client: Client | None,
+        *,
+        model_spent_until: int | None = None,
+        sender_spent_until: int | None = None,
+    ) -> None:
+        spent = self._writing("register_submission").spent
+        for sender, until in ((0, model_spent_until), (None if client is None else client.id, sender_spent_until)):
+            if until is not None:
+                spent[model.id, sender] = until
 
     def register_model_updates_invalid(
         self, model_updates: Sequence[ModelUpdate], reason_code: ReasonCode, reason: str

@@ -56,6 +56,7 @@ class Tables:
     audit: dict[int, tuple[int, AuditAction, str | None]] = field(default_factory=dict)
     outbox: dict[str, OutboxMessage] = field(default_factory=dict)
     sent: dict[int, None] = field(default_factory=dict)
+    spent: dict[tuple[int, int | None], int] = field(default_factory=dict)  # (model, sender; 0: all)
     dead_letters: dict[int, DeadLetter] = field(default_factory=dict)
 
     def copy(self) -> Tables:

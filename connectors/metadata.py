@@ -42,6 +42,7 @@ from connectors.records import (
     Round,
     RoundState,
     StatusChange,
+    SubmissionLoad,
     Trust,
     UpdateStatus,
     WhichRun,
@@ -347,6 +348,21 @@ class BaseMetadataConnector(ABC):
     @abstractmethod
     def count_model_updates(self, model: FederatedModel) -> dict[UpdateStatus, int]:
         """How many of the model's updates stand in each state; every state is named."""
+
+    @abstractmethod
+    def pull_submission_load(self, model: FederatedModel, client: Client | None) -> SubmissionLoad:
+        """What the model has waiting for rounds and what of it is the client's; None: who is not registered with it."""
+
+    @abstractmethod
+    def register_submission(
+        self,
+        model: FederatedModel,
+        client: Client | None,
+        *,
+        model_spent_until: int | None = None,
+        sender_spent_until: int | None = None,
+    ) -> None:
+        """Note until when the rates are used up now (None: leave that one). The model must be locked."""
 
     @abstractmethod
     def register_model_updates_invalid(

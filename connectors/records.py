@@ -25,6 +25,10 @@ class UpdateStatus(StrEnum):
     INVALID = "INVALID"
 
 
+# Neither counted nor set aside: what waits for a round, or is in one.
+OPEN_STATUSES = (UpdateStatus.PENDING, UpdateStatus.RUNNING, UpdateStatus.FAILED)
+
+
 class ReasonCode(StrEnum):
     """Why a ModelUpdate was set aside as INVALID (DESIGN 4.1)."""
 
@@ -205,6 +209,22 @@ class ModelUpdate:
     loss: float | None = None  # the client's, at the model it began from
     is_data_dropped: bool = False  # retention let its bytes go; their digest stays
     created_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SubmissionLoad:
+    """What limits on submissions are held against: a model's updates that wait for rounds, and one sender's of them.
+
+    A rate is one number: the time until which it is used up, in microseconds by the database's clock like `now`.
+    """
+
+    now: int
+    model_spent_until: int
+    sender_spent_until: int
+    model_updates: int
+    model_bytes: int
+    sender_updates: int
+    sender_bytes: int
 
 
 @dataclass(frozen=True, slots=True)

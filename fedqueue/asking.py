@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 from uuid import UUID
 
-from fedqueue.errors import HubFailed, HubUnavailable, NoAnswer
-from fedqueue.transport import BrokerAway, Transport
+from fedqueue.errors import HubBusy, HubFailed, HubUnavailable, NoAnswer
+from fedqueue.transport import BrokerAway, BrokerFull, Transport
 
 _FIRST_REST: Final = 0.05
 _LONGEST_REST: Final = 2.0
@@ -68,21 +68,21 @@ class Asking:
     def ask(self, task: str, message: Mapping[str, Any], seconds: float, repeat_with: Mapping[str, UUID]) -> Any:
         """What the task returned.
 
-        Raises: HubUnavailable, NoAnswer (after `seconds`; whether it was carried out is unknown), HubFailed.
+        Raises: HubBusy, HubUnavailable, NoAnswer (after `seconds`; whether it was carried out is unknown), HubFailed.
         """
         deadline = self.now() + seconds
         rests = Rests(draw=self.draw)
         task_id = str(uuid.uuid4())
         silence = self.resend_after
         trouble = ""
+        is_sent = False
         while True:
             try:
-                # The same task id each time: whichever copy is answered, the answer lies in the same place.
-                self.transport.send(task, message, task_id=task_id, answered=True)
+                is_sent = self._send(task, message, task_id, is_sent)
                 reply = self.transport.receive(task_id, max(0.0, min(silence, deadline - self.now())))
             except BrokerAway as away:
                 if not self._rest(rests, deadline):
-                    raise HubUnavailable(f"{task}: no broker within {seconds:g} s ({away})", repeat_with) from away
+                    raise _not_sent(task, seconds, away, repeat_with) from away
                 continue
             if reply is None:
                 silence = min(silence * 2, _LONGEST_RESEND)
@@ -101,7 +101,7 @@ class Asking:
                 raise NoAnswer(f"{task}: no answer within {seconds:g} s (last: {trouble})", repeat_with)
 
     def post(self, task: str, message: Mapping[str, Any], seconds: float, repeat_with: Mapping[str, UUID]) -> None:
-        """Return once the broker has the message. Raises: HubUnavailable."""
+        """Return once the broker has the message. Raises: HubBusy, HubUnavailable."""
         deadline = self.now() + seconds
         rests = Rests(draw=self.draw)
         task_id = str(uuid.uuid4())
@@ -110,9 +110,19 @@ class Asking:
                 self.transport.send(task, message, task_id=task_id, answered=False)
             except BrokerAway as away:
                 if not self._rest(rests, deadline):
-                    raise HubUnavailable(f"{task}: no broker within {seconds:g} s ({away})", repeat_with) from away
+                    raise _not_sent(task, seconds, away, repeat_with) from away
             else:
                 return
+
+    def _send(self, task: str, message: Mapping[str, Any], task_id: str, is_sent: bool) -> bool:
+        try:
+            # The same task id each time: whichever copy is answered, the answer lies in the same place.
+            self.transport.send(task, message, task_id=task_id, answered=True)
+        except BrokerFull:
+            # A copy of what waits in that very queue would only make it longer.
+            if not is_sent:
+                raise
+        return True
 
     def _rest(self, rests: Rests, deadline: float) -> bool:
         """Pause; False, at once, if the time is over."""
@@ -121,3 +131,9 @@ class Asking:
             return False
         self.sleep(min(rests.next(), left))
         return True
+
+
+def _not_sent(task: str, seconds: float, away: BrokerAway, repeat_with: Mapping[str, UUID]) -> HubUnavailable:
+    if isinstance(away, BrokerFull):
+        return HubBusy(f"{task}: no room within {seconds:g} s ({away})", repeat_with)
+    return HubUnavailable(f"{task}: no broker within {seconds:g} s ({away})", repeat_with)

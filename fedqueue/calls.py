@@ -13,8 +13,8 @@ from pydantic import ValidationError
 
 from fedqueue.arguments import Id, as_message, as_seconds, as_uuid
 from fedqueue.asking import Asking
-from fedqueue.errors import HubFailed, Rejected
-from fedqueue.messages import Answer, Message, ModelRef, View
+from fedqueue.errors import HubFailed, LimitExceeded, Rejected
+from fedqueue.messages import Answer, Message, ModelRef, Rejection, View
 
 V = TypeVar("V", bound=View)
 
@@ -50,7 +50,7 @@ class Calls:
         try:
             answer = Answer.model_validate(returned)
             if answer.rejection is not None:
-                raise Rejected(answer.rejection.kind, answer.rejection.field, answer.rejection.reason)
+                raise _refused(answer.rejection)
             return view.model_validate(answer.value)
         except ValidationError as error:
             raise HubFailed(
@@ -59,3 +59,17 @@ class Calls:
 
     def _timeout(self, timeout: float | None) -> float:
         return self.timeout if timeout is None else as_seconds(timeout, "timeout")
+
+
+def _refused(rejection: Rejection) -> Rejected:
+    limit = rejection.limit
+    if limit is None:
+        return Rejected(rejection.kind, rejection.field, rejection.reason)
+    return LimitExceeded(
+        rejection.field,
+        rejection.reason,
+        rule=limit.rule,
+        limit=limit.limit,
+        found=limit.found,
+        retry_after=limit.retry_after,
+    )

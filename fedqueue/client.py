@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 import time
 import uuid
 from collections.abc import Mapping, Sequence
@@ -15,8 +16,9 @@ from pydantic import JsonValue
 
 from fedqueue.arguments import Id, PolicyFields, as_message, as_seconds, as_uuid
 from fedqueue.asking import Asking, Rests
+from fedqueue.crowding import DEFAULT_MOST
 from fedqueue.endpoint import find_endpoint
-from fedqueue.errors import InvalidArgument, RoundNotPosted, Unanswered, UpdateRejected
+from fedqueue.errors import InvalidArgument, LimitExceeded, RoundNotPosted, Unanswered, UpdateRejected
 from fedqueue.feed_calls import FeedCalls
 from fedqueue.messages import (
     AddScore,
@@ -76,7 +78,8 @@ class Client(RunCalls, TrustCalls, FeedCalls, ReadingCalls):
     carries out each once.
 
     Every call raises: InvalidArgument (nothing was sent), Rejected (the hub refused), HubUnavailable or NoAnswer
-    (unknown whether it was carried out; says how to repeat), HubFailed (a fault of the hub).
+    (unknown whether it was carried out; says how to repeat), HubFailed (a fault of the hub). Updates and events wait
+    while `max_waiting` of their kind wait at the broker already, and raise HubBusy when their time is over.
     """
 
     def __init__(
@@ -87,6 +90,7 @@ class Client(RunCalls, TrustCalls, FeedCalls, ReadingCalls):
         *,
         timeout: float = 30.0,
         resend_after: float = 3.0,
+        max_waiting: int = DEFAULT_MOST,
         transport: Transport | None = None,
     ) -> None:
         """Connects to nothing yet. Raises: EndpointUnknown, InvalidArgument."""
@@ -94,7 +98,7 @@ class Client(RunCalls, TrustCalls, FeedCalls, ReadingCalls):
         if transport is None:
             endpoint = find_endpoint(broker_url, result_url, store_url)
             store_url = endpoint.store_url
-            transport = CeleryTransport(endpoint)
+            transport = CeleryTransport(endpoint, max_waiting=max_waiting)
         self._transport = transport
         self._asking = Asking(transport, as_seconds(resend_after, "resend_after"))
         self._store = SharedStore(store_url)
@@ -212,6 +216,7 @@ class Client(RunCalls, TrustCalls, FeedCalls, ReadingCalls):
         submission_id: Id | None = ...,
         wait: Literal[True] = ...,
         timeout: float | None = ...,
+        patience: float = ...,
     ) -> UpdateView: ...
 
     @overload
@@ -229,6 +234,7 @@ class Client(RunCalls, TrustCalls, FeedCalls, ReadingCalls):
         submission_id: Id | None = ...,
         wait: Literal[False],
         timeout: float | None = ...,
+        patience: float = ...,
     ) -> UUID: ...
 
     def submit_update(
@@ -245,6 +251,7 @@ class Client(RunCalls, TrustCalls, FeedCalls, ReadingCalls):
         submission_id: Id | None = None,
         wait: bool = True,
         timeout: float | None = None,
+        patience: float = 0.0,
     ) -> UpdateView | UUID:
         """What became of the update; with `wait=False` the submission id, as soon as the broker has the message.
 
@@ -253,7 +260,9 @@ class Client(RunCalls, TrustCalls, FeedCalls, ReadingCalls):
         `base_aggregate` is the id of the aggregate it was trained from; `num_steps` and `loss` are for the aggregators
         that need them (fednova and scaffold, qfedavg). It counts once, however often it is sent under
         one `submission_id` (made here if none is given).
-        Raises: UpdateRejected when the hub has set it aside as INVALID.
+        What the hub's limits refuse is sent again for `patience` seconds, each time when the hub says; `timeout` is of
+        each. Without `wait`, nobody hears of such a refusal but the hub's dead letters.
+        Raises: UpdateRejected when the hub has set it aside as INVALID, LimitExceeded.
         """
         submission_id = as_uuid(submission_id or uuid.uuid4(), "submission_id")
         if isinstance(num_examples, bool) or not math.isfinite(num_examples) or num_examples <= 0:
@@ -278,7 +287,17 @@ class Client(RunCalls, TrustCalls, FeedCalls, ReadingCalls):
         if not wait:
             self._asking.post(wire.UPDATES_SUBMIT, message.model_dump(mode="json"), seconds, repeat_with)
             return submission_id
-        update = self._ask(wire.UPDATES_SUBMIT, message, UpdateView, repeat_with, seconds)
+        until = time.monotonic() + patience
+        while True:
+            try:
+                update = self._ask(wire.UPDATES_SUBMIT, message, UpdateView, repeat_with, seconds)
+                break
+            except LimitExceeded as exceeded:
+                # Up to twice as long: of many who were told the same, not all come back at one moment.
+                rest = exceeded.retry_after * random.uniform(1, 2)  # noqa: S311  # jitter, not a secret
+                if time.monotonic() + rest > until:
+                    raise
+                time.sleep(rest)
         if update.status == "INVALID":
             reason = update.reason or "the hub gave no reason"
             raise UpdateRejected(update.reason_code or "INVALID", reason, update.update_id, submission_id)

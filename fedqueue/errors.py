@@ -36,7 +36,7 @@ class DataCorrupt(FedqueueError):
 
 
 class Rejected(FedqueueError):
-    """The hub refused the message: nothing was changed, and the same message will be refused again.
+    """The hub refused the message: nothing was changed, and but for LimitExceeded it will be refused again.
 
     `kind` is the rule's stable name, `field` the field at fault if there is one, `reason` is for people.
     """
@@ -46,6 +46,20 @@ class Rejected(FedqueueError):
         self.kind = kind
         self.field = field
         self.reason = reason
+
+
+class LimitExceeded(Rejected):
+    """Too much for now: nothing is wrong with the message, and the same may be accepted in `retry_after` seconds.
+
+    `rule` is the hub's setting, `limit` its value, `found` what this message would have made of it.
+    """
+
+    def __init__(self, field: str | None, reason: str, *, rule: str, limit: int, found: int, retry_after: float):
+        super().__init__("LimitExceeded", field, reason)
+        self.rule = rule
+        self.limit = limit
+        self.found = found
+        self.retry_after = retry_after
 
 
 class UpdateRejected(Rejected):
@@ -81,6 +95,10 @@ class Unanswered(FedqueueError, TimeoutError):
 
 class HubUnavailable(Unanswered):
     """The broker could not be reached in the time given."""
+
+
+class HubBusy(HubUnavailable):
+    """The hub has more waiting than it can do, and took nothing more in the time given: nothing was carried out."""
 
 
 class NoAnswer(Unanswered):

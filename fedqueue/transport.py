@@ -11,14 +11,17 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import Any, Final, Protocol, cast
 
+from amqp.exceptions import MessageNacked  # type: ignore[import-untyped]
 from celery import Celery
 from kombu.connection import Connection
 from kombu.entity import Exchange, Queue
 from kombu.exceptions import KombuError
 from kombu.messaging import Producer
 from kombu.pools import ProducerPool
+from redis.exceptions import OutOfMemoryError
 
 from fedqueue.answers import Reply, find_answers
+from fedqueue.crowding import DEFAULT_MOST, Crowding, length_of
 from fedqueue.endpoint import Endpoint, masked
 from fedqueue.messages.names import CONTROL_QUEUE, QUEUE_OF
 
@@ -31,8 +34,12 @@ class BrokerAway(Exception):
     """The broker, or the place of the answers, did not do its part now; the same call may succeed later."""
 
 
+class BrokerFull(BrokerAway):
+    """The broker is there and well, and has more messages waiting already than it should."""
+
+
 class Transport(Protocol):
-    """One way to a hub. Every call is bounded in time; both raise BrokerAway."""
+    """One way to a hub. Every call is bounded in time; both raise BrokerAway, and `send` BrokerFull."""
 
     def send(self, task: str, message: Mapping[str, Any], *, task_id: str, answered: bool) -> None:
         """Return once the broker has the message."""
@@ -47,21 +54,27 @@ class Transport(Protocol):
 class CeleryTransport:
     """A hub behind a broker and a result backend. Safe to share between threads, and across a fork."""
 
-    def __init__(self, endpoint: Endpoint) -> None:
+    def __init__(self, endpoint: Endpoint, *, max_waiting: int = DEFAULT_MOST) -> None:
+        """`max_waiting` messages may wait in a queue before this one sends no more to it."""
         self._endpoint = endpoint
         self._lines = _Lines(endpoint)
+        self._crowding = Crowding(max_waiting)
 
     def send(self, task: str, message: Mapping[str, Any], *, task_id: str, answered: bool) -> None:
-        """Return once the broker has the message. Raises: BrokerAway."""
+        """Return once the broker has the message. Raises: BrokerAway, BrokerFull."""
         lines = self._own_lines()
+        queue = QUEUE_OF.get(task, CONTROL_QUEUE)
         try:
             with lines.producer() as producer:
+                excess = self._crowding.find_excess(queue, lambda: lines.length_of(queue, producer))
+                if excess is not None:
+                    raise BrokerFull(f"{excess} messages wait in {queue} already")
                 lines.app.send_task(
                     task,
                     args=[message],
                     task_id=task_id,
                     producer=producer,
-                    queue=lines.queue(QUEUE_OF.get(task, CONTROL_QUEUE)),
+                    queue=lines.queue(queue),
                     ignore_result=not answered,
                     reply_to=lines.answers.expect(task_id, producer) if answered else None,
                     retry=False,
@@ -71,7 +84,8 @@ class CeleryTransport:
                     kwargsrepr="{}",
                 )
         except lines.errors as error:
-            raise BrokerAway(f"{masked(self._endpoint.broker_url)}: {_text(error)}") from error
+            kind = BrokerFull if _is_refusal(error) else BrokerAway
+            raise kind(f"{masked(self._endpoint.broker_url)}: {_text(error)}") from error
 
     def receive(self, task_id: str, seconds: float) -> Reply | None:
         """The task's reply; None if there was none in that time. Raises: BrokerAway."""
@@ -140,6 +154,9 @@ class _Lines:
             name, exchange, routing_key=name, queue_arguments=self._queue_arguments
         )
 
+    def length_of(self, queue: str, producer: Producer) -> int:
+        return length_of(queue, producer.channel, self._queue_arguments)
+
     def close(self) -> None:
         self._producers.force_close_all()  # type: ignore[no-untyped-call]
         self._producers.connections.force_close_all()
@@ -179,6 +196,11 @@ def _app(endpoint: Endpoint) -> Celery:
         redis_backend_health_check_interval=15,
     )
     return app
+
+
+def _is_refusal(error: BaseException) -> bool:
+    """Whether a living broker said no: Redis at its `maxmemory`, a queue of RabbitMQ's at its `max-length`."""
+    return any(isinstance(e, OutOfMemoryError | MessageNacked) for e in (error, error.__cause__))
 
 
 def _text(error: BaseException) -> str:

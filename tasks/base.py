@@ -15,8 +15,8 @@ from kombu.exceptions import OperationalError
 from pydantic import ValidationError
 
 from connectors.errors import BrokerUnavailable, Unavailable
-from fedqueue.messages import Answer, Message, Rejection, View
-from tasks.domain.errors import Refused
+from fedqueue.messages import Answer, Limit, Message, Rejection, View
+from tasks.domain.errors import LimitExceeded, Refused
 from tasks.domain.notifications import send_waiting
 from tasks.hub import Hub
 from tasks.storable import UNSTORABLE, find_unstorable_text, storable
@@ -101,10 +101,24 @@ def _answer(hub: Hub, name: str, message_type: type[M], payload: Any, work: Call
         return reject(hub, name, payload, message)
     try:
         view = work(hub, message)
+    except LimitExceeded as exceeded:
+        return _put_off(hub, name, payload, exceeded)
     except Refused as refused:
         rejection = Rejection(kind=refused.kind, field=refused.field, reason=refused.reason)
         return reject(hub, name, payload, rejection)
     return answer_with(view)
+
+
+def _put_off(hub: Hub, name: str, payload: Any, exceeded: LimitExceeded) -> Answer:
+    """The answer to what came too early. Of a flood one letter a minute is kept: it would flood that table as well."""
+    limit = Limit(rule=exceeded.rule, limit=exceeded.limit, found=exceeded.found, retry_after=exceeded.retry_after)
+    rejection = Rejection(kind=exceeded.kind, field=exceeded.field, reason=exceeded.reason, limit=limit)
+    number = hub.refusals.count(f"{exceeded.whose} {exceeded.rule}")
+    if number is None:
+        return Answer(rejection=rejection)
+    more = f" ({number} such refusals since the last that was kept)" if number > 1 else ""
+    reject(hub, name, payload, rejection.model_copy(update={"reason": exceeded.reason + more}))
+    return Answer(rejection=rejection)
 
 
 def read_message(message_type: type[M], payload: Any, *, judges_entries: bool = False) -> M | Rejection:

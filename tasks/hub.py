@@ -6,13 +6,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from config.settings import Settings
 from connectors.metadata import BaseMetadataConnector
 from connectors.model_data import BaseModelDataConnector
 from tasks.draining import Drain
+from tasks.refusals import Refusals
 
 
 @dataclass(frozen=True)
@@ -25,4 +26,5 @@ class Hub:
     # (task name, message as JSON has it, queue or None for the task's own). Losing one loses time, never data.
     send: Callable[[str, Mapping[str, Any], str | None], None]
     worker: str = ""
+    refusals: Refusals = field(default_factory=Refusals)  # by limits, as this process has told of them
     events: Drain | None = None  # the queue of events, for tasks that take what else waits there

@@ -3,7 +3,7 @@
 The only part of `fedqueue` that the application itself imports, so that there is one definition of each.
 """
 
-from fedqueue.messages.envelope import Answer, Message, Rejection, View
+from fedqueue.messages.envelope import Answer, Limit, Message, Rejection, View
 from fedqueue.messages.events import (
     EventRefusal,
     FLEvent,
@@ -92,6 +92,7 @@ __all__ = [
     "IngestView",
     "LatestModel",
     "LatestView",
+    "Limit",
     "ListLogs",
     "ListTrusts",
     "LogMessage",

@@ -25,12 +25,25 @@ class View(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
 
 
+class Limit(View):
+    """What was met: nothing is wrong with the message, and later it may be accepted as it is."""
+
+    rule: str = Field(description="The hub's setting, e.g. client_open_updates.")
+    limit: int
+    found: int = Field(description="What there was already, and what this one would have added.")
+    retry_after: float = Field(description="Seconds after which it is worth while to send the same message again.")
+
+
 class Rejection(View):
-    """Why a message was refused: it was not carried out, will not be tried again, and is kept as a dead letter."""
+    """Why a message was refused: it was not carried out, will not be tried again, and is kept as a dead letter.
+
+    Of those that a limit refuses, the first a minute is kept, and says how many there were.
+    """
 
     kind: str = Field(description="Stable name of the rule, e.g. InvalidMessage, UnknownModel, UnknownAggregator.")
     field: str | None = Field(default=None, description="The field at fault, dotted.")
     reason: str = Field(description="What was wrong and what to do, for people.")
+    limit: Limit | None = Field(default=None, description="The limit that was met, if it was one.")
 
 
 class Answer(View):

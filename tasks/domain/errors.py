@@ -66,6 +66,21 @@ class UnknownAggregate(Refused):
         super().__init__(f"model {model_id} has {which}", field=field)
 
 
+class LimitExceeded(Refused):
+    """Too much for now: the same message may be accepted later, as it is."""
+
+    def __init__(self, rule: str, limit: int, found: int, retry_after: float, *, field: str, whose: str) -> None:
+        super().__init__(
+            f"{whose}: {rule} is {limit}, and this would make {found}; send the same again in {retry_after:.3g} s",
+            field=field,
+        )
+        self.rule = rule
+        self.limit = limit
+        self.found = found
+        self.retry_after = retry_after
+        self.whose = whose
+
+
 class SubmissionReused(Refused):
     """A submission id that was used before, for something else."""
 

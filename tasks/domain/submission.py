@@ -17,6 +17,7 @@ from connectors.model_data import TensorReader, find_not_finite
 from connectors.records import (
     CLAIMABLE_STATUSES,
     BlobRef,
+    Client,
     DataFormat,
     FederatedModel,
     ModelUpdate,
@@ -26,7 +27,8 @@ from connectors.records import (
     is_eligible,
 )
 from fedqueue.messages import SubmitModelUpdate
-from tasks.domain.errors import ModelIsOver, SubmissionReused, UnknownAggregate
+from tasks.domain.admission import check_room, take_room
+from tasks.domain.errors import LimitExceeded, ModelIsOver, SubmissionReused, UnknownAggregate
 from tasks.domain.models import find_model, lock_model
 from tasks.domain.notifications import tell_quarantined
 from tasks.domain.own_events import result_received, update_quarantined
@@ -60,7 +62,7 @@ class _Intake:
 def submit_update(hub: Hub, message: SubmitModelUpdate) -> Submission:
     """The update as a row: PENDING if it may count, INVALID with the reason if not; a repeat gets the first answer.
 
-    Raises: UnknownModel, ModelIsOver, UnknownAggregate, SubmissionReused.
+    Raises: UnknownModel, ModelIsOver, UnknownAggregate, SubmissionReused, LimitExceeded.
     """
     payload_digest = digest_of_payload(message)
     repeated = _answered_before(hub, message, payload_digest)
@@ -68,12 +70,20 @@ def submit_update(hub: Hub, message: SubmitModelUpdate) -> Submission:
         return repeated
     model = find_model(hub, message.model_id)
     _check_open(model)
-    intake = _take_in(hub, model, message)
+    client = hub.metadata.pull_client(message.client_id, model)
     try:
+        check_room(hub, model, client)
+        intake = _take_in(hub, model, client, message)
         return Submission(hub.metadata.transact(lambda _: _insert(hub, message, payload_digest, intake)), False)
     except AlreadyExists:  # the same submission, at the same moment, in another worker
         repeated = _answered_before(hub, message, payload_digest)
         assert repeated is not None
+        return repeated
+    except LimitExceeded:
+        # Likewise: it may be the same that took the last place.
+        repeated = _answered_before(hub, message, payload_digest)
+        if repeated is None:
+            raise
         return repeated
 
 
@@ -103,6 +113,7 @@ def _insert(hub: Hub, message: SubmitModelUpdate, payload_digest: str, intake: _
     model = lock_model(hub, message.model_id)
     _check_open(model)
     client = metadata.pull_client(message.client_id, model)
+    take_room(hub, model, client, 0 if intake.blob is None else intake.blob.size_bytes)
     base_number = None
     if message.base_aggregate is not None:
         base = metadata.pull_model_aggregate(message.base_aggregate)
@@ -168,9 +179,9 @@ def _unregistered(message: SubmitModelUpdate, model: FederatedModel) -> str:
     return f"client {message.client_id} is not registered with model {model.uuid}"
 
 
-def _take_in(hub: Hub, model: FederatedModel, message: SubmitModelUpdate) -> _Intake:
+def _take_in(hub: Hub, model: FederatedModel, client: Client | None, message: SubmitModelUpdate) -> _Intake:
     """Everything that needs no lock: the sender, the weight, and the data itself, read through once."""
-    if hub.metadata.pull_client(message.client_id, model) is None:
+    if client is None:
         return _Intake(reason_code=ReasonCode.UNREGISTERED_CLIENT, reason=_unregistered(message, model))
     if not 0 < message.num_examples <= _MOST_EXAMPLES:
         return _Intake(

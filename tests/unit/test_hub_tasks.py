@@ -16,6 +16,7 @@ from kombu.exceptions import OperationalError
 from connectors.errors import BrokerUnavailable, DatabaseUnavailable
 from tasks import models, rounds, updates
 from tasks.base import emit
+from tasks.refusals import Refusals
 from tests.unit.domain.conftest import Bench
 
 
@@ -72,6 +73,7 @@ def test_a_refusal_of_the_rules_is_answered_and_kept(bench: Bench) -> None:
         "kind": "UnknownModel",
         "field": "model_id",
         "reason": f"there is no model {missing}",
+        "limit": None,
     }
     (letter,) = bench.metadata.pull_dead_letters()
     assert letter.payload == {"model_id": missing}
@@ -180,3 +182,34 @@ def test_a_hint_about_a_deleted_model_is_answered_and_a_request_refused(bench: B
     assert _call(rounds.aggregate, {"model_id": model.id})["value"]["outcome"] == "deleted"
     assert bench.metadata.pull_dead_letters() == []
     assert _call(rounds.aggregate, {"model_id": str(model.uuid)})["rejection"]["kind"] == "UnknownModel"
+
+
+def test_of_a_flood_that_a_limit_refuses_one_letter_a_minute_is_kept(bench: Bench) -> None:
+    """Each is answered with the rule and when to come again; the letter says how many there were before it."""
+    model, (one, two) = bench.model()
+    now = [0.0]
+    settings = bench.hub.settings.model_copy(update={"client_submissions_per_minute": 1})
+    updates.submit.app.hub = replace(bench.hub, settings=settings, refusals=Refusals(lambda: now[0]))
+
+    def submit(client: Any) -> dict[str, Any]:
+        named = {"submission_id": str(uuid4()), "model_id": str(model.uuid), "client_id": str(client)}
+        return _call(updates.submit, named | {"data": [1]})
+
+    assert submit(one)["value"]["status"] == "PENDING"
+    for _ in range(4):
+        rejection = submit(one)["rejection"]
+        assert (rejection["kind"], rejection["field"]) == ("LimitExceeded", "client_id")
+        assert rejection["limit"] == {
+            "rule": "client_submissions_per_minute",
+            "limit": 1,
+            "found": 2,
+            "retry_after": 60.0,
+        }
+    (letter,) = bench.metadata.pull_dead_letters()
+    assert (letter.task, letter.kind, letter.payload["client_id"]) == (updates.submit.name, "LimitExceeded", str(one))
+    submit(two)
+    submit(two)
+    assert [letter.payload["client_id"] for letter in bench.metadata.pull_dead_letters()] == [str(one), str(two)]
+    now[0] = 60.0
+    submit(one)
+    assert bench.metadata.pull_dead_letters()[-1].reason.endswith("(4 such refusals since the last that was kept)")

@@ -12,6 +12,7 @@ from connectors.sql.rows.federated import (
     ModelUpdateRow,
     RoundRow,
 )
+from connectors.sql.rows.limits import SubmissionRateRow
 from connectors.sql.rows.schema import SchemaStepRow
 from connectors.sql.rows.service import (
     AuditRow,
@@ -42,5 +43,6 @@ __all__ = [
     "OutboxRow",
     "RoundRow",
     "SchemaStepRow",
+    "SubmissionRateRow",
     "TrustRow",
 ]

@@ -10,12 +10,13 @@ import pytest
 
 from fedqueue.answers import Reply
 from fedqueue.asking import Asking, Rests
-from fedqueue.errors import HubFailed, HubUnavailable, NoAnswer
-from fedqueue.transport import BrokerAway
+from fedqueue.errors import HubBusy, HubFailed, HubUnavailable, NoAnswer
+from fedqueue.transport import BrokerAway, BrokerFull
 
 SUBMISSION = {"submission_id": UUID(int=7)}
 SILENCE = None
 AWAY = BrokerAway("connection refused")
+FULL = BrokerFull("1000 messages wait in fedqueue.updates already")
 
 
 class Script:
@@ -136,3 +137,27 @@ def test_rests_double_up_to_the_longest_and_are_jittered_by_half() -> None:
     early = Rests(shortest=0.5, longest=2.0, draw=lambda: 0.0)
     assert [late.next() for _ in range(4)] == [0.5, 1.0, 2.0, 2.0]
     assert [early.next() for _ in range(4)] == [0.25, 0.5, 1.0, 1.0]
+
+
+def test_a_full_queue_is_waited_for() -> None:
+    script = Script([Reply(value=1)], [FULL, FULL, None])
+    assert script.ask() == 1
+    assert len(script.sent) == 1
+
+
+@pytest.mark.parametrize("how", ["ask", "post"])
+def test_a_queue_that_stays_full_is_told_as_such_and_nothing_was_sent(how: str) -> None:
+    script = Script([SILENCE], [FULL] * 100)
+    with pytest.raises(HubBusy, match=r"1000 messages wait in fedqueue\.updates already") as busy:
+        if how == "ask":
+            script.ask(seconds=3)
+        else:
+            script.asking().post("fedqueue.updates.submit", {"v": 1}, 3, SUBMISSION)
+    assert busy.value.submission_id == SUBMISSION["submission_id"]
+    assert script.sent == []
+
+
+def test_what_waits_in_a_full_queue_already_is_not_sent_again() -> None:
+    script = Script([SILENCE, SILENCE, Reply(value=1)], [None, FULL, FULL])
+    assert script.ask() == 1
+    assert len(script.sent) == 1

@@ -17,6 +17,7 @@ from fedqueue import (
     Client,
     HubFailed,
     InvalidArgument,
+    LimitExceeded,
     NoAnswer,
     Rejected,
     RoundNotPosted,
@@ -315,3 +316,43 @@ def test_the_package_hands_out_every_name_it_promises() -> None:
     assert all(getattr(fedqueue, name) is not None for name in fedqueue.__all__)
     with pytest.raises(AttributeError, match="no attribute 'Clint'"):
         fedqueue.Clint  # noqa: B018
+
+
+def refusing(times: int, retry_after: float) -> tuple[Answers, list[Mapping[str, Any]]]:
+    """A hub whose limit is met so many times, and the messages that it was sent."""
+    came: list[Mapping[str, Any]] = []
+
+    def answers(task: str, message: Mapping[str, Any]) -> Any:
+        came.append(message)
+        if len(came) > times:
+            return update_view(message)
+        limit = {"rule": "client_open_updates", "limit": 3, "found": 4, "retry_after": retry_after}
+        return {"rejection": {"kind": "LimitExceeded", "field": "client_id", "reason": "too many", "limit": limit}}
+
+    return answers, came
+
+
+def test_a_limit_is_told_with_what_it_is_and_when_to_come_again() -> None:
+    answers, came = refusing(1, 5.0)
+    client, _ = client_of(answers)
+    with pytest.raises(LimitExceeded, match="too many") as refused:
+        client.submit_update(MODEL, CLIENT, [1.0], num_examples=1)
+    told = refused.value
+    assert (told.rule, told.limit, told.found, told.retry_after) == ("client_open_updates", 3, 4, 5.0)
+    assert (told.kind, told.field, len(came)) == ("LimitExceeded", "client_id", 1)
+
+
+def test_who_has_patience_sends_the_same_again_when_the_hub_says() -> None:
+    answers, came = refusing(2, 0.01)
+    client, _ = client_of(answers)
+    assert client.submit_update(MODEL, CLIENT, [1.0], num_examples=1, patience=10).status == "PENDING"
+    assert len(came) == 3
+    assert came[0] == came[1] == came[2]
+
+
+def test_patience_that_would_not_last_until_then_is_not_tried() -> None:
+    answers, came = refusing(2, 3600.0)
+    client, _ = client_of(answers)
+    with pytest.raises(LimitExceeded):
+        client.submit_update(MODEL, CLIENT, [1.0], num_examples=1, patience=10)
+    assert len(came) == 1
