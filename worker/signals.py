@@ -16,6 +16,7 @@ from celery.concurrency.prefork import TaskPool
 from connectors.errors import SchemaTooNew
 from worker.bootstrap import HubCelery
 from worker.logs import set_up_logging
+from worker.lost_tasks import LostTasks
 from worker.readiness import wait_for_database
 from worker.store import look_at_store
 from worker.sweeper import Sweeper
@@ -29,6 +30,7 @@ EXIT_TOO_OLD: Final = 78
 
 def connect_signals(app: HubCelery) -> None:
     """Give the process its logging, and a worker its readiness check, its sweeper, its watchdog and its orderly end."""
+    app.steps["worker"].add(LostTasks)
     threads: list[Sweeper | Watchdog] = []
 
     def set_up(logfile: str | None = None, **_: Any) -> None:
