@@ -15,7 +15,15 @@ from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import unquote, urlsplit
 
+# In the root of every store that a hub has begun: what lacks it may be the folder that a store should be mounted on.
+STORE_MARK = ".fedqueue-store"
+
 _PIECE = 1 << 20
+
+
+def is_store(root: Path) -> bool:
+    """Whether a hub's store lies there: one with the mark, or with blobs of a hub that made no marks yet."""
+    return (root / STORE_MARK).exists() or (root / "sha256").is_dir()
 
 
 def blob_path(root: Path, digest: str) -> Path:

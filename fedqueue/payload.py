@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from pydantic import JsonValue
 
-from fedqueue.blobs import blob_path, keep_blob, new_blob, path_of, read_pieces
+from fedqueue.blobs import blob_path, is_store, keep_blob, new_blob, path_of, read_pieces
 from fedqueue.errors import DataCorrupt, InvalidArgument, StoreUnreachable
 from fedqueue.messages import DataRef
 from fedqueue.messages.names import INLINE_DATA_LIMIT
@@ -153,14 +153,14 @@ class _Writing:
         self._blob = new_blob(root, begin=False)
 
     def __enter__(self) -> tuple[Path, BinaryIO]:
-        try:
-            return self._root, self._blob.__enter__()
-        except FileNotFoundError as error:
-            # A hub begins a store; one that a client began would be a folder that no hub has mounted.
+        if not is_store(self._root):
+            # A hub begins a store. One that a client began would lie where the hub's is not mounted.
             raise StoreUnreachable(
                 f"there is no store at {self._root}: is the hub's mounted on this machine, has a hub ever run on it, "
                 "and does store_url (FEDQUEUE_STORE_URL) name it?"
-            ) from error
+            )
+        try:
+            return self._root, self._blob.__enter__()
         except OSError as error:
             raise StoreUnreachable(f"the store at {self._root} can't be written: {error.strerror}") from error
 

@@ -14,9 +14,8 @@ from typing import Final
 
 from connectors.errors import StoreUnavailable
 from connectors.storage.places import working_in
-from fedqueue.blobs import blob_path, sync_folder
+from fedqueue.blobs import STORE_MARK, blob_path, sync_folder
 
-NAME: Final = ".fedqueue-store"
 _TEXT: Final = b"A store of fedqueue's. Where this file is missing, the store is taken to be away.\n"
 
 
@@ -33,7 +32,7 @@ class StoreMark:
         Raises: StoreUnavailable, and what `named` raises.
         """
         with working_in(self._root):
-            if _is_there(self._root / NAME):
+            if _is_there(self._root / STORE_MARK):
                 return
         # The database remembers whether anything was ever stored. A mark made whenever there is none would be made in
         # the very folder that something else ought to be mounted on.
@@ -41,15 +40,15 @@ class StoreMark:
         with working_in(self._root):
             if named and not any(_is_there(blob_path(self._root, digest)) for digest in named):
                 raise StoreUnavailable(
-                    f"{self._root.as_uri()} is away: it holds neither the file {NAME} nor any blob that the database "
-                    "names; should it be lost for good, make that file in a new folder, and its updates will fail"
+                    f"{self._root.as_uri()} is away: it holds neither the file {STORE_MARK} nor any blob that the "
+                    "database names; should it be lost for good, make that file in a new folder: its updates will fail"
                 )
             self._make()
 
     def _make(self) -> None:
         self._root.mkdir(parents=True, exist_ok=True)
         with suppress(FileExistsError):  # made by somebody else in this moment
-            handle = os.open(self._root / NAME, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+            handle = os.open(self._root / STORE_MARK, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
             try:
                 os.write(handle, _TEXT)
                 os.fsync(handle)

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import psycopg
@@ -106,8 +107,8 @@ def test_what_the_url_says_of_patience_goes_before(postgres_url: str) -> None:
     assert options["tcp_user_timeout"] > 0
     engine = open_engine(f"{postgres_url}?connect_timeout=17")
     with engine.connect() as connection:
-        driven = connection.connection.dbapi_connection
-        assert isinstance(driven, psycopg.Connection)
+        driven: Any = connection.connection.dbapi_connection
+        assert isinstance(driven, psycopg.Connection), "the driver that is installed"
         parameters = driven.info.get_parameters()
     engine.dispose()
     assert (parameters["connect_timeout"], parameters["tcp_user_timeout"]) == ("17", "20000")

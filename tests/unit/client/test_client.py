@@ -25,6 +25,7 @@ from fedqueue import (
 )
 from fedqueue.answers import Reply
 from fedqueue.arguments import PolicyFields
+from fedqueue.blobs import STORE_MARK
 from fedqueue.messages import (
     AddScore,
     CreateModel,
@@ -95,6 +96,8 @@ def latest_view(number: int, status: str = "RUNNING") -> dict[str, Any]:
 
 def client_of(answers: Answers, tmp_path: Path | None = None) -> tuple[Client, ScriptedHub]:
     hub = ScriptedHub(answers)
+    if tmp_path is not None:
+        (tmp_path / STORE_MARK).touch()
     return Client(transport=hub, store_url=None if tmp_path is None else tmp_path.as_uri()), hub
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedqueue.blobs import blob_path
+from fedqueue.blobs import STORE_MARK, blob_path
 from fedqueue.errors import DataCorrupt, InvalidArgument, StoreUnreachable
 from fedqueue.messages.names import INLINE_DATA_LIMIT
 from fedqueue.payload import SharedStore
@@ -25,11 +25,17 @@ def pickled_archive() -> bytes:
     return file.getvalue()
 
 
+def begun(folder: Path) -> Path:
+    """A store as a hub leaves it at its first start."""
+    folder.mkdir()
+    (folder / STORE_MARK).touch()
+    return folder
+
+
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     folder = tmp_path / "a store"
-    folder.mkdir()
-    return folder
+    return begun(folder)
 
 
 @pytest.fixture
@@ -44,7 +50,7 @@ def test_arrays_become_one_blob_named_by_their_digest(store: SharedStore, root: 
     assert first == again
     path = blob_path(root, first.ref.digest)
     assert hashlib.sha256(path.read_bytes()).hexdigest() == first.ref.digest
-    assert [p for p in root.rglob("*") if p.is_file()] == [path]
+    assert [p for p in root.rglob("*") if p.is_file() and p.name != STORE_MARK] == [path]
 
 
 def test_a_stored_model_comes_back_by_its_reference(store: SharedStore) -> None:
@@ -92,7 +98,7 @@ def test_an_archive_that_is_not_numpys_is_refused_here(store: SharedStore, root:
     (tmp_path / "model.pt").write_bytes(pickled_archive())
     with pytest.raises(InvalidArgument, match=r"model\.pt is none of \.safetensors, \.npz, \.npy, \.json"):
         store.take(tmp_path / "model.pt", "data")
-    assert list(root.iterdir()) == []
+    assert list(root.iterdir()) == [root / STORE_MARK]
 
 
 def test_small_lists_travel_inline_and_need_no_store() -> None:
@@ -120,7 +126,7 @@ def test_what_is_no_model_data_is_refused_by_the_fields_name(store: SharedStore,
     with pytest.raises(InvalidArgument) as refused:
         store.take(data, "initial")  # type: ignore[arg-type]
     assert refused.value.field == "initial"
-    assert list(root.iterdir()) == []
+    assert list(root.iterdir()) == [root / STORE_MARK]
 
 
 @pytest.mark.parametrize("name", ["model.pkl", "model", "missing.safetensors", "folder.npz"])
@@ -145,16 +151,26 @@ def test_a_store_that_is_no_folder_here_is_said_to_be() -> None:
 
 
 def test_a_store_that_can_not_be_written_leaves_an_error_of_its_own(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("in the way")
+    (begun(tmp_path / "store") / "staging").write_text("in the way")
     with pytest.raises(StoreUnreachable, match="can't be written"):
-        SharedStore((tmp_path / "file").as_uri()).take({"w": np.ones(1)}, "data")
-
-
-def test_a_client_begins_no_store(tmp_path: Path) -> None:
-    """It would be a folder where the hub's store is not mounted, and what lies in it would never be found."""
-    with pytest.raises(StoreUnreachable, match="mounted on this machine"):
         SharedStore((tmp_path / "store").as_uri()).take({"w": np.ones(1)}, "data")
-    assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize("left", ["nothing", "an empty folder"])
+def test_a_client_begins_no_store(tmp_path: Path, left: str) -> None:
+    """It would be a folder where the hub's store is not mounted, and what lies in it would never be found."""
+    root = tmp_path / "store"
+    if left == "an empty folder":
+        root.mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(StoreUnreachable, match="mounted on this machine"):
+        SharedStore(root.as_uri()).take({"w": np.ones(1)}, "data")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_store_of_before_there_were_marks_is_written_to(tmp_path: Path) -> None:
+    (tmp_path / "sha256").mkdir()
+    assert SharedStore(tmp_path.as_uri()).take({"w": np.ones(1)}, "data").ref is not None
 
 
 def test_changed_bytes_are_not_handed_out(store: SharedStore, root: Path) -> None:
@@ -169,7 +185,7 @@ def test_changed_bytes_are_not_handed_out(store: SharedStore, root: Path) -> Non
 def test_a_model_is_found_where_this_machine_has_the_store_mounted(tmp_path: Path) -> None:
     """The hub names its own path; the digest names the same bytes under ours."""
     hubs, ours = tmp_path / "hubs", tmp_path / "ours"
-    hubs.mkdir()
+    begun(hubs)
     ref = SharedStore(hubs.as_uri()).take({"w": np.ones(1)}, "data").ref
     assert ref is not None
     hubs.rename(ours)

@@ -10,8 +10,7 @@ import pytest
 from connectors.errors import BlobMissing, StoreUnavailable
 from connectors.records import BlobRef, DataFormat, FederatedModel
 from connectors.storage import FileModelDataConnector
-from connectors.storage.mark import NAME
-from fedqueue.blobs import keep_blob, new_blob, path_of
+from fedqueue.blobs import STORE_MARK, keep_blob, new_blob, path_of
 
 MODEL = FederatedModel(id=1, uuid=uuid4())
 SPECS = [("w", (1,), "F64")]
@@ -43,7 +42,7 @@ def everything_in(folder: Path) -> list[Path]:
 def test_a_new_store_is_marked_when_it_is_first_used(hub: Hub) -> None:
     assert not hub.root.exists()
     hub.store.check()
-    assert (hub.root / NAME).is_file()
+    assert (hub.root / STORE_MARK).is_file()
 
 
 def test_a_blob_that_is_missing_from_a_store_that_is_there_is_missing(hub: Hub) -> None:
@@ -91,15 +90,15 @@ def test_a_process_that_starts_while_the_store_is_away_begins_none(hub: Hub, tmp
 
 def test_a_store_made_before_there_were_marks_is_marked(hub: Hub) -> None:
     ref = hub.keep()
-    (hub.root / NAME).unlink()
+    (hub.root / STORE_MARK).unlink()
     assert hub.store.pull_bytes(ref, 100) == b"model"
-    assert (hub.root / NAME).is_file()
+    assert (hub.root / STORE_MARK).is_file()
 
 
 def test_one_blob_of_several_is_enough_to_know_an_unmarked_store_by(hub: Hub) -> None:
     lost, kept = hub.keep(b"lost"), hub.keep(b"kept")
     path_of(lost.uri).unlink()
-    (hub.root / NAME).unlink()
+    (hub.root / STORE_MARK).unlink()
     assert hub.store.pull_bytes(kept, 100) == b"kept"
 
 
@@ -112,14 +111,14 @@ def test_what_others_put_where_the_store_was_makes_it_no_store(hub: Hub, tmp_pat
         keep_blob(hub.root, file)
     with pytest.raises(StoreUnavailable):
         hub.store.check()
-    assert not (hub.root / NAME).exists()
+    assert not (hub.root / STORE_MARK).exists()
 
 
 def test_an_operator_may_begin_anew_by_making_the_mark(hub: Hub, tmp_path: Path) -> None:
     ref = hub.keep()
     hub.root.rename(tmp_path / "elsewhere")
     hub.root.mkdir()
-    (hub.root / NAME).touch()
+    (hub.root / STORE_MARK).touch()
     with pytest.raises(BlobMissing):
         hub.store.open(ref, DataFormat.SAFETENSORS)
 
