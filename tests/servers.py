@@ -89,6 +89,12 @@ class Server:
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
 
+    def quit(self) -> None:
+        """SIGQUIT to it alone: PostgreSQL's immediate stop, which keeps nothing but its log."""
+        assert self._process is not None, "the server was never started"
+        self._process.send_signal(signal.SIGQUIT)
+        self._process.wait(10)
+
     def stop(self) -> None:
         """End it as an operator would; by force after ten seconds."""
         if self._process is None or self._process.poll() is not None:
@@ -122,8 +128,13 @@ def free_port() -> int:
 
 
 @contextmanager
-def valkey_server(folder: Path, *, append_only: bool = True, program: Path | None = None) -> Iterator[Server]:
-    """A Redis-protocol server keeping its data in `folder`; the test is skipped where there is no program for it."""
+def valkey_server(
+    folder: Path, *, append_only: bool = True, program: Path | None = None, debug: bool = False
+) -> Iterator[Server]:
+    """A Redis-protocol server keeping its data in `folder`; the test is skipped where there is no program for it.
+
+    `debug`: it takes the command DEBUG from this machine.
+    """
     try:
         program = program or find_server()
     except ServerMissing as error:
@@ -133,6 +144,7 @@ def valkey_server(folder: Path, *, append_only: bool = True, program: Path | Non
         str(program),
         *("--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder)),
         *("--appendonly", "yes" if append_only else "no", "--save", "", "--maxmemory-policy", "noeviction"),
+        *(("--enable-debug-command", "local") if debug else ()),
     ]
     server = Server(f"redis://127.0.0.1:{port}/0", command, folder / "valkey.log", lambda: _pongs(port))
     try:

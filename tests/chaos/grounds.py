@@ -52,11 +52,14 @@ def database_on(
     return fresh(request.getfixturevalue(fixture))
 
 
-def broker_on(kind: str, folder: Path) -> AbstractContextManager[Server]:
-    """A broker of the caller's own, which may be killed; its data are in `folder`, RabbitMQ's in a place of its own."""
+def broker_on(kind: str, folder: Path, *, debug: bool = False) -> AbstractContextManager[Server]:
+    """A broker of the caller's own, which may be killed; its data are in `folder`, RabbitMQ's in a place of its own.
+
+    `debug`: a Redis-like one takes DEBUG, which can put it to sleep.
+    """
     if kind == "rabbitmq":
         return rabbitmq_server()
-    return valkey_server(folder, program=_redis_program() if kind == "redis" else None)
+    return valkey_server(folder, program=_redis_program() if kind == "redis" else None, debug=debug)
 
 
 @contextmanager
