@@ -37,7 +37,7 @@ from tasks.domain.lifecycle import advance
 from tasks.domain.runs import update_status
 from tests.chaos.domain_hub import domain_hub
 from tests.chaos.status_oracle import ORDER, OVER, STATUSES, Ask, Oracle, standing
-from tests.contract.conftest import database_url
+from tests.contract.conftest import migrated_url
 
 SHORT_FORM = 250
 EXAMPLES = int(os.environ.get("STATUS_EXAMPLES", SHORT_FORM))
@@ -170,14 +170,13 @@ class Statuses(RuleBasedStateMachine):
         _reached[self.oracle.status] += 1
 
 
-@pytest.fixture(params=["memory", "sqlite", "postgresql"])
+@pytest.fixture(params=["memory", "sqlite", "postgresql", pytest.param("mariadb", marks=pytest.mark.wide)])
 def metadata(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[BaseMetadataConnector]:
     made: BaseMetadataConnector
     if request.param == "memory":
         made = InMemoryMetadataConnector()
     else:
-        made = SqlAlchemyMetadataConnector(database_url(request, tmp_path))
-    made.update_database()
+        made = SqlAlchemyMetadataConnector(migrated_url(request, tmp_path))
     yield made
     made.close()
 
@@ -220,7 +219,9 @@ def _does(world: World | Oracle, deed: Deed) -> str:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("metadata", ["sqlite", "postgresql"], indirect=True)
+@pytest.mark.parametrize(
+    "metadata", ["sqlite", "postgresql", pytest.param("mariadb", marks=pytest.mark.wide)], indirect=True
+)
 def test_two_who_ask_at_once_get_what_some_order_of_them_would_have_got(
     metadata: BaseMetadataConnector, tmp_path: Path
 ) -> None:

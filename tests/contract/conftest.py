@@ -27,11 +27,23 @@ def connector(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[BaseMe
     made: BaseMetadataConnector
     if request.param == "memory":
         made = InMemoryMetadataConnector()
+        made.update_database()
     else:
-        made = SqlAlchemyMetadataConnector(database_url(request, tmp_path))
-    made.update_database()
+        made = SqlAlchemyMetadataConnector(migrated_url(request, tmp_path))
     yield made
     made.close()
+
+
+def migrated_url(request: pytest.FixtureRequest, folder: Path) -> str:
+    """The URL of a database of the kind that the test's parameter names, migrated and without a row."""
+    if request.param == "mariadb":
+        url: str = request.getfixturevalue("emptied_mariadb_url")
+        return url
+    url = database_url(request, folder)
+    hub = SqlAlchemyMetadataConnector(url)
+    hub.update_database()
+    hub.close()
+    return url
 
 
 def database_url(request: pytest.FixtureRequest, folder: Path) -> str:

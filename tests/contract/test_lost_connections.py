@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
 from uuid import uuid4
 
 import psycopg
@@ -12,18 +14,34 @@ from connectors.errors import DatabaseUnavailable
 from connectors.records import FederatedModel
 from connectors.sql import engine
 from connectors.sql.connector import SqlAlchemyMetadataConnector
+from tests.chaos.facts import connect_mariadb
+from tests.contract.conftest import migrated_url
+
+
+@pytest.fixture(params=["postgresql", pytest.param("mariadb", marks=pytest.mark.wide)])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return migrated_url(request, tmp_path)
 
 
 @pytest.fixture
-def connector(postgres_url: str) -> Iterator[SqlAlchemyMetadataConnector]:
-    made = SqlAlchemyMetadataConnector(postgres_url)
-    made.update_database()
+def connector(url: str) -> Iterator[SqlAlchemyMetadataConnector]:
+    made = SqlAlchemyMetadataConnector(url)
     yield made
     made.close()
 
 
 def cut_all(url: str) -> None:
     """End every other connection to that database, as a restart of it does."""
+    if url.startswith("mariadb"):
+        with closing(connect_mariadb(url)) as connection, connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT id FROM information_schema.processlist WHERE db = DATABASE() AND id <> CONNECTION_ID()"
+            )
+            others = [found for (found,) in cursor.fetchall()]
+            assert others, "nothing was connected"
+            for other in others:
+                cursor.execute(f"KILL {other}")
+        return
     with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as line:
         ended = line.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
@@ -33,29 +51,27 @@ def cut_all(url: str) -> None:
 
 
 def test_one_that_was_cut_while_idle_is_replaced_unnoticed(
-    connector: SqlAlchemyMetadataConnector, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+    connector: SqlAlchemyMetadataConnector, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engine, "TRUSTED_SECONDS", 0.0)
     assert connector.pull_federated_models() == []
-    cut_all(postgres_url)
+    cut_all(url)
     assert connector.pull_federated_models() == []
 
 
 def test_one_that_was_cut_a_moment_ago_fails_a_read_once_and_by_its_name(
-    connector: SqlAlchemyMetadataConnector, postgres_url: str
+    connector: SqlAlchemyMetadataConnector, url: str
 ) -> None:
     assert connector.pull_federated_models() == []
-    cut_all(postgres_url)
+    cut_all(url)
     with pytest.raises(DatabaseUnavailable):
         connector.pull_federated_models()
     assert connector.pull_federated_models() == []
 
 
-def test_a_transaction_on_one_that_was_cut_is_begun_anew(
-    connector: SqlAlchemyMetadataConnector, postgres_url: str
-) -> None:
+def test_a_transaction_on_one_that_was_cut_is_begun_anew(connector: SqlAlchemyMetadataConnector, url: str) -> None:
     model = FederatedModel(id=0, uuid=uuid4(), name="kept")
     connector.pull_federated_models()
-    cut_all(postgres_url)
+    cut_all(url)
     connector.transact(lambda _: connector.add_federated_model(model))
     assert [found.name for found in connector.pull_federated_models()] == ["kept"]

@@ -35,7 +35,7 @@ from connectors.sql.model_service import (
 )
 from connectors.sql.rows import AuditRow, FederatedModelRow, LogRow
 from fedqueue.messages import Policy
-from tests.contract.conftest import World, database_url
+from tests.contract.conftest import World, migrated_url
 
 S = ModelStatus
 
@@ -43,8 +43,7 @@ S = ModelStatus
 @pytest.fixture(params=["sqlite", "postgresql", pytest.param("mariadb", marks=pytest.mark.wide)])
 def connector(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[SqlAlchemyMetadataConnector]:
     """Every database in turn, empty and migrated."""
-    made = SqlAlchemyMetadataConnector(database_url(request, tmp_path))
-    made.update_database()
+    made = SqlAlchemyMetadataConnector(migrated_url(request, tmp_path))
     yield made
     made.close()
 

@@ -17,18 +17,15 @@ from connectors.sql.connector import SqlAlchemyMetadataConnector
 from tasks.domain.claiming import Begun, begin_round
 from tasks.domain.rounds import finish_round
 from tests.chaos.domain_hub import add_model, domain_hub, submit
+from tests.contract.conftest import migrated_url
 
-# Submission, three of them for its limits, claim, post. SQLite looks for entries before it inserts them, and is told to
-# end each transaction.
-_MOST = {"postgresql": (14, 17, 16), "sqlite": (17, 20, 19)}
+# Submission (three for its limits), claim, post. SQLite and MariaDB look for entries before they insert them.
+_MOST = {"postgresql": (14, 17, 16), "sqlite": (17, 20, 19), "mariadb": (17, 20, 19)}
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=["sqlite", "postgresql", pytest.param("mariadb", marks=pytest.mark.wide)])
 def metadata(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[SqlAlchemyMetadataConnector]:
-    is_sqlite = request.param == "sqlite"
-    url = f"sqlite:///{tmp_path}/hub.db" if is_sqlite else request.getfixturevalue("postgres_url")
-    metadata = SqlAlchemyMetadataConnector(url)
-    metadata.update_database()
+    metadata = SqlAlchemyMetadataConnector(migrated_url(request, tmp_path))
     yield metadata
     metadata.close()
 

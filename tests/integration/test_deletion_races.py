@@ -33,7 +33,7 @@ from tasks.domain.scores import add_score
 from tasks.domain.submission import submit_update
 from tasks.hub import Hub
 from tests.chaos.domain_hub import domain_hub
-from tests.contract.conftest import database_url
+from tests.contract.conftest import migrated_url
 
 Ask = Callable[[Hub, UUID, UUID], Any]
 
@@ -55,10 +55,9 @@ ASKS: dict[str, Ask] = {
 }
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=["sqlite", "postgresql", pytest.param("mariadb", marks=pytest.mark.wide)])
 def metadata(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[BaseMetadataConnector]:
-    made = SqlAlchemyMetadataConnector(database_url(request, tmp_path))
-    made.update_database()
+    made = SqlAlchemyMetadataConnector(migrated_url(request, tmp_path))
     yield made
     made.close()
 

@@ -69,7 +69,7 @@ def received(server: Server) -> list[dict[str, Any]]:
     return [json.loads(b64decode(each["body"]))[0][0] for each in raw]
 
 
-@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql", pytest.param("mariadb", marks=pytest.mark.wide)])
 def test_a_model_s_facts_arrive_in_order_from_two_senders_that_fail_and_die(
     kind: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:

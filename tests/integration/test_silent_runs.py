@@ -14,21 +14,19 @@ from connectors.sql.connector import SqlAlchemyMetadataConnector
 from fedqueue import Client
 from tasks.domain.silence import end_silent_runs
 from tests.chaos.domain_hub import add_model, domain_hub
+from tests.contract.conftest import migrated_url
 from tests.hubs import hub_running
 
 _SWEEPS = 6
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=["sqlite", "postgresql", pytest.param("mariadb", marks=pytest.mark.wide)])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/hub.db"
-    return str(request.getfixturevalue("postgres_url"))
+    return migrated_url(request, tmp_path)
 
 
 def test_sweeps_at_the_same_moment_end_a_run_once(url: str, tmp_path: Path) -> None:
     metadata = SqlAlchemyMetadataConnector(url, pool_size=_SWEEPS)
-    metadata.update_database()
     hub = domain_hub(metadata, tmp_path)
     models = [add_model(hub, 1, silence_timeout=60)[0] for _ in range(5)]
     now = datetime.now(UTC) + timedelta(seconds=61)
