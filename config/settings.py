@@ -45,6 +45,7 @@ def _names(value: Any) -> Any:
 
 
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Days = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Bytes = Annotated[ByteSize, Field(gt=0)]
 
 
@@ -182,6 +183,20 @@ class Settings(BaseSettings):
         ge=1,
         description="The inputs of so many newest aggregates of a model are kept, for verify; by default all.",
     )
+    retain_sent_days: Days = Field(
+        default=7.0, description="Follow-ups that the broker has accepted are deleted after this."
+    )
+    retain_dead_letters_days: Days | None = Field(
+        default=None, description="Dead letters are deleted after this, settled or not; by default never."
+    )
+    retain_rounds_days: Days | None = Field(
+        default=None,
+        description="Who ran which round is deleted after this; by default never. Aggregates and lineage stay.",
+    )
+    retain_feed_days: Days | None = Field(
+        default=None,
+        description="Logs and metrics are deleted after this; by default never. Longer than the longest run lasts.",
+    )
     database_pool_size: int = Field(
         default=5, ge=1, description="Connections to the database that a process keeps open."
     )
@@ -239,10 +254,10 @@ class Settings(BaseSettings):
                 f"{PREFIX}RETRY_CAP_SECONDS ({self.retry_cap_seconds:g})"
             )
         signing = ("signing_key", "signing_certificate", "signing_trusted_certificates")
-        if missing := [name for name in signing if getattr(self, name) is None]:
-            if len(missing) < len(signing):
-                names = ", ".join(PREFIX + name.upper() for name in missing)
-                raise ValueError(f"signed messages need a key, its certificate and those to trust: set {names} as well")
+        missing = [PREFIX + name.upper() for name in signing if getattr(self, name) is None]
+        if 0 < len(missing) < len(signing):
+            names = ", ".join(missing)
+            raise ValueError(f"signed messages need a key, its certificate and those to trust: set {names} as well")
         if (self.notify_task is None) != (self.notify_queue is None):
             raise ValueError(f"{PREFIX}NOTIFY_TASK and {PREFIX}NOTIFY_QUEUE belong together: set both or neither")
         return self

@@ -12,6 +12,7 @@ from typing import Any
 from uuid import UUID
 
 from connectors.errors import AlreadyExists, ClaimLost, ModelDeleted, ModelIsClaimed, TransitionRefused
+from connectors.memory_letters import MemoryLetters
 from connectors.memory_service import MemoryService
 from connectors.memory_tables import insert, moment, next_id
 from connectors.metadata import uuids_among
@@ -23,7 +24,6 @@ from connectors.records import (
     Claim,
     Client,
     ClientAggregateScore,
-    DeadLetter,
     FederatedModel,
     ModelAggregate,
     ModelArtifact,
@@ -42,7 +42,7 @@ _RETRYABLE = (UpdateStatus.PENDING, UpdateStatus.FAILED)
 _GUARDED = {"id", "uuid", "fence", "lease_until", "head", "status", "run_id", "deleted", "created_at", "updated_at"}
 
 
-class InMemoryMetadataConnector(MemoryService):
+class InMemoryMetadataConnector(MemoryService, MemoryLetters):
     """Metadata in this process's memory. `clock` gives milliseconds; a test may bring its own."""
 
     # --- the connector itself -------------------------------------------------------------------
@@ -566,21 +566,15 @@ class InMemoryMetadataConnector(MemoryService):
         model: FederatedModel | None = None,
     ) -> None:
         outbox = self._writing("add_outbox_message").outbox
-        message = OutboxMessage(len(outbox) + 1, key, task, queue, payload, None if model is None else model.id)
+        ident = max((message.id for message in outbox.values()), default=0) + 1
+        message = OutboxMessage(ident, key, task, queue, payload, None if model is None else model.id)
         outbox.setdefault(key, message)
 
     def pull_outbox_messages(self, limit: int = 100) -> list[OutboxMessage]:
         return [m for m in self._tables.outbox.values() if m.id not in self._tables.sent][:limit]
 
     def register_outbox_messages_sent(self, messages: Sequence[OutboxMessage]) -> None:
-        self._writing("register_outbox_messages_sent").sent.update(dict.fromkeys(m.id for m in messages))
-
-    def add_dead_letter(self, task: str, payload: Any, *, kind: str, field: str | None, reason: str) -> None:
-        letters = self._writing("add_dead_letter").dead_letters
-        insert(letters, DeadLetter(next_id(letters), task, payload, kind, field, reason, moment()))
-
-    def pull_dead_letters(self, *, after_id: int = 0, limit: int = 100) -> list[DeadLetter]:
-        return [letter for letter in self._tables.dead_letters.values() if letter.id > after_id][:limit]
+        self._writing("register_outbox_messages_sent").sent.update(dict.fromkeys((m.id for m in messages), moment()))
 
     # --- all models at once ---------------------------------------------------------------------
 
@@ -606,5 +600,5 @@ class InMemoryMetadataConnector(MemoryService):
             updates={status: standing.count(status) for status in UpdateStatus},
             claims=tuple(claims),
             newest=tuple(heads[:newest]),
-            dead_letters=len(tables.dead_letters),
+            dead_letters=sum(letter.outcome is None for letter in tables.dead_letters.values()),
         )

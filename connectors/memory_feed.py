@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from connectors.memory_tables import MemoryTables, moment
+from connectors.memory_tables import MemoryTables, moment, next_entry_id
 from connectors.progress_facts import ROUNDS_TIMED, as_total, is_drop, sender_of
 from connectors.records import (
     ALL,
@@ -53,7 +53,7 @@ class MemoryFeed(MemoryTables):
             if kept is Kept.NEW:
                 values = {f.name: getattr(entry, f.name) for f in fields(entry)}
                 values["run_id"] = entry.run_id or live[entry.model_id].run_id
-                tables.logs[entry.event_id] = LogEntry(id=len(tables.logs) + 1, created_at=moment(), **values)
+                tables.logs[entry.event_id] = LogEntry(id=next_entry_id(tables.logs), created_at=moment(), **values)
         return became
 
     def add_metrics(self, metrics: Sequence[NewMetric]) -> list[Kept]:
@@ -64,7 +64,8 @@ class MemoryFeed(MemoryTables):
             if kept is Kept.NEW:
                 values = {f.name: getattr(metric, f.name) for f in fields(metric)}
                 values["run_id"] = metric.run_id or live[metric.model_id].run_id
-                tables.metrics[metric.event_id] = Metric(id=len(tables.metrics) + 1, created_at=moment(), **values)
+                ident = next_entry_id(tables.metrics)
+                tables.metrics[metric.event_id] = Metric(id=ident, created_at=moment(), **values)
         return became
 
     def pull_entries(self, event_ids: Collection[UUID]) -> dict[UUID, LogEntry | Metric]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
@@ -55,7 +55,7 @@ class Tables:
     metrics: dict[UUID, Metric] = field(default_factory=dict)
     audit: dict[int, tuple[int, AuditAction, str | None]] = field(default_factory=dict)
     outbox: dict[str, OutboxMessage] = field(default_factory=dict)
-    sent: dict[int, None] = field(default_factory=dict)
+    sent: dict[int, datetime] = field(default_factory=dict)
     spent: dict[tuple[int, int | None], int] = field(default_factory=dict)  # (model, sender; 0: all)
     dead_letters: dict[int, DeadLetter] = field(default_factory=dict)
 
@@ -110,9 +110,15 @@ class MemoryTables(BaseMetadataConnector):
         return self._tables
 
 
-def next_id(table: Mapping[int, Any]) -> int:
-    """The row id that comes after the table's last."""
-    return len(table) + 1  # rows are never removed
+def next_id(table: dict[int, Any]) -> int:
+    """The row id that comes after the table's last: old ones may have been deleted, the newest never is."""
+    return next(reversed(table), 0) + 1
+
+
+def next_entry_id(table: dict[UUID, Any]) -> int:
+    """The same where records are found by their event's id."""
+    last = next(reversed(table.values()), None)
+    return 1 if last is None else last.id + 1
 
 
 def insert(table: dict[int, Record], record: Record) -> Record:

@@ -23,6 +23,7 @@ from connectors.records import (
     Client,
     ClientAggregateScore,
     DeadLetter,
+    DeadLetterOutcome,
     FederatedModel,
     FLKitSlot,
     Kept,
@@ -39,6 +40,7 @@ from connectors.records import (
     Overview,
     ProgressFacts,
     ReasonCode,
+    Retained,
     Round,
     RoundState,
     StatusChange,
@@ -583,8 +585,26 @@ class BaseMetadataConnector(ABC):
         """Keep a refused message with the reason."""
 
     @abstractmethod
-    def pull_dead_letters(self, *, after_id: int = 0, limit: int = 100) -> list[DeadLetter]:
-        """Refused messages by ascending id, `limit` of them after `after_id`."""
+    def pull_dead_letters(self, *, after_id: int = 0, limit: int = 100, is_open: bool = False) -> list[DeadLetter]:
+        """Refused messages by ascending id, `limit` of them after `after_id`. `is_open`: only those not settled."""
+
+    @abstractmethod
+    def pull_dead_letter(self, letter_id: int) -> DeadLetter | None:
+        """The refused message of that id."""
+
+    @abstractmethod
+    def settle_dead_letter(
+        self, letter: DeadLetter, outcome: DeadLetterOutcome, user_id: str | None = None, reason: str | None = None
+    ) -> bool:
+        """Note what was done about it, by whom and why; False, and nothing is noted, if it was settled before."""
+
+    @abstractmethod
+    def delete_old_records(self, kind: Retained, before: datetime, limit: int = 500) -> int:
+        """Delete at most so many records of that kind that are older than `before`; how many. 0: none is left.
+
+        What is not over yet (a follow-up not sent, a round under way) is never old; and the newest of numbered ones
+        stays, so that no number is given twice.
+        """
 
     # --- all models at once -----------------------------------------------------------------------
 

@@ -452,6 +452,16 @@ class ProgressFacts:
     last_event_at: datetime | None  # of logs and metrics
 
 
+class Retained(StrEnum):
+    """Records that may be deleted when they are old."""
+
+    SENT = "sent"  # follow-ups that the broker has accepted
+    DEAD_LETTERS = "dead letters"
+    ROUNDS = "rounds"  # who ran which, and how it ended; the aggregates themselves stay
+    LOGS = "logs"
+    METRICS = "metrics"
+
+
 class DeadLetterOutcome(StrEnum):
     """What an operator has done about a dead letter."""
 
@@ -484,7 +494,7 @@ class Overview:
     updates: Mapping[UpdateStatus, int]  # every state is named
     claims: tuple[tuple[UUID, Round], ...]  # rounds under way, with their models' UUIDs
     newest: tuple[tuple[UUID, ModelAggregate], ...]  # the newest of each model, the newest of all first
-    dead_letters: int
+    dead_letters: int  # that nobody has settled yet
 
 
 def is_eligible(base_number: int | None, head: int, furthest_base_agg: int | None) -> bool:

@@ -8,6 +8,7 @@ from sqlalchemy.exc import DBAPIError
 from connectors.errors import DatabaseUnavailable, SchemaOutdated, SchemaTooNew
 from connectors.sql.aggregates import Aggregates
 from connectors.sql.feed import Feed
+from connectors.sql.letters import Letters
 from connectors.sql.limits import SubmissionLoads
 from connectors.sql.migrate import check_schema, downgrade, known_steps, revision_of, upgrade
 from connectors.sql.models import Models
@@ -16,7 +17,7 @@ from connectors.sql.progress import Progress
 from connectors.sql.service import Service
 
 
-class SqlAlchemyMetadataConnector(Models, Aggregates, Service, Feed, Progress, Overviews, SubmissionLoads):
+class SqlAlchemyMetadataConnector(Models, Aggregates, Service, Feed, Letters, Progress, Overviews, SubmissionLoads):
     """Everything the hub remembers, in SQLite, PostgreSQL or MariaDB.
 
     `SqlAlchemyMetadataConnector(url)`; the schema is made by `update_database()`.

@@ -1,4 +1,4 @@
-"""What others are told: a model's feed, metrics and audit, follow-ups waiting to leave, refused messages."""
+"""What others are told: a model's feed, metrics and audit, follow-ups waiting to leave."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from sqlalchemy import select, update
 from connectors.records import (
     ALL,
     AuditAction,
-    DeadLetter,
     FederatedModel,
     Kept,
     LogEntry,
@@ -23,15 +22,15 @@ from connectors.records import (
 )
 from connectors.sql.database import Database
 from connectors.sql.entries import keep_logs, keep_metrics
-from connectors.sql.mapping import to_dead_letter, to_log, to_metric, to_outbox_message
-from connectors.sql.rows import AuditRow, DeadLetterRow, LogRow, MetricRow, OutboxRow
+from connectors.sql.mapping import to_log, to_metric, to_outbox_message
+from connectors.sql.rows import AuditRow, LogRow, MetricRow, OutboxRow
 from connectors.sql.rows.base import now
 
 _AT_ONCE = 1000  # values bound in one question
 
 
 class Feed(Database):
-    """The connector's part for logs, metrics, audit, outbox and dead letters."""
+    """The connector's part for logs, metrics, audit and outbox."""
 
     def add_log(
         self,
@@ -126,12 +125,3 @@ class Feed(Database):
             .where(OutboxRow.id.in_([m.id for m in messages]), OutboxRow.sent_at.is_(None))
             .values(sent_at=now(), attempts=OutboxRow.attempts + 1),
         )
-
-    def add_dead_letter(self, task: str, payload: Any, *, kind: str, field: str | None, reason: str) -> None:
-        session = self._session("add_dead_letter")
-        session.add(DeadLetterRow(task=task, payload=payload, kind=kind, field=field, reason=reason))
-        session.flush()
-
-    def pull_dead_letters(self, *, after_id: int = 0, limit: int = 100) -> list[DeadLetter]:
-        statement = select(DeadLetterRow).where(DeadLetterRow.id > after_id)
-        return [to_dead_letter(row) for row in self._all(statement.order_by(DeadLetterRow.id).limit(limit))]

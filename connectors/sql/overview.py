@@ -63,7 +63,7 @@ class Overviews(Database):
             .order_by(ModelAggregateRow.id.desc())
             .limit(newest)
         )
-        letters = select(func.count()).select_from(DeadLetterRow)
+        letters = select(func.count()).select_from(DeadLetterRow).where(DeadLetterRow.outcome.is_(None))
         fresh = {"populate_existing": True}
         with self._reading() as session:
             counts = {UpdateStatus(status): count for status, count in session.execute(updates)}

@@ -162,6 +162,13 @@ class InvalidEntry(Refused):
         return "InvalidMessage"
 
 
+class LetterUnsendable(Refused):
+    """A dead letter that can't be sent again."""
+
+    def __init__(self, letter_id: int, why: str) -> None:
+        super().__init__(f"dead letter {letter_id} can't be sent again: {why}")
+
+
 class RunNotBegun(Unavailable):
     """No refusal yet: a status of a run that has not begun, whose beginning may still be on its way."""
 

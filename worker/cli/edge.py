@@ -102,6 +102,28 @@ def command_hub() -> Iterator[Hub]:
 
 
 @contextmanager
+def sending_hub() -> Iterator[Hub]:
+    """The whole hub, for commands that send. A broker that is away ends the process with the reason."""
+    settings = settings_or_exit()
+    from kombu.exceptions import OperationalError
+
+    from worker.bootstrap import HubCelery
+    from worker.health import broker_trouble
+
+    with readable_errors(), _only_warnings_logged(), HubCelery(settings) as app:
+        try:
+            app.hub.metadata.check()
+            trouble = broker_trouble(app)
+            if trouble:
+                fail(trouble)
+            yield app.hub
+        except OperationalError as error:
+            fail(f"the broker took no more: {error}")
+        finally:
+            app.close_hub()
+
+
+@contextmanager
 def _only_warnings_logged() -> Iterator[None]:
     """What the rules log of themselves would stand amid the answer: a command says itself what came of it."""
     import structlog

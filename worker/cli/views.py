@@ -1,18 +1,14 @@
-"""Commands that show what the hub knows: status, models, updates, aggregates, rounds, dead-letters."""
+"""Commands that show what the hub knows: status, models, updates, aggregates, rounds."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from worker.cli.edge import hub_metadata, model_named, readable_errors, settings_or_exit
 from worker.cli.output import show_json, show_table
-
-if TYPE_CHECKING:
-    from connectors.metadata import BaseMetadataConnector
 
 Json = Annotated[bool, typer.Option("--json", help="As JSON.")]
 Limit = Annotated[int, typer.Option(min=1, help="Show at most so many.")]
@@ -27,7 +23,6 @@ def add_to(app: typer.Typer) -> None:
     app.command("updates")(updates)
     app.command("aggregates")(aggregates)
     app.command("rounds")(rounds)
-    app.command("dead-letters")(dead_letters)
 
 
 def status(as_json: Json = False) -> None:
@@ -94,35 +89,11 @@ def rounds(model: OfModel, limit: Limit = 100, as_json: Json = False) -> None:
     _show("rounds", columns, [asdict(each) for each in found], as_json, spare=("fence", "updates_done", "started_at"))
 
 
-def dead_letters(
-    model: Annotated[str | None, typer.Option(help="Only of this model, by UUID.")] = None,
-    limit: Limit = 100,
-    as_json: Json = False,
-) -> None:
-    """List the messages that were refused, with the reason of each."""
-    with hub_metadata() as metadata:
-        found = [letter for letter in _all_dead_letters(metadata) if model is None or _is_about(letter.payload, model)]
-    columns = ("id", "task", "kind", "field", "reason", "created_at")
-    rows = [asdict(letter) for letter in found[-limit:]]
-    _show("dead letters", columns, rows, as_json, spare=("created_at", "field"))
-
-
 # Read with the eye along a column, or copied: never broken, as long as the terminal lets them stand.
 _WHOLE = (
     "id", "uuid", "model_id", "client_uuid", "parent_id", "status", "state", "created_at", "started_at",
     "number", "fence", "head", "num_updates", "updates_done", "num_examples", "base_number", "attempts",
 )  # fmt: skip
-
-
-def _all_dead_letters(metadata: BaseMetadataConnector) -> Iterator[Any]:
-    after = 0
-    while page := metadata.pull_dead_letters(after_id=after, limit=500):
-        yield from page
-        after = page[-1].id
-
-
-def _is_about(payload: Any, model: str) -> bool:
-    return isinstance(payload, dict) and str(payload.get("model_id", "")).lower() == model.lower()
 
 
 def _show(

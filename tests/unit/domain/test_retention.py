@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fedqueue.blobs import path_of
 from tasks.domain.provenance import Verdict, verify
-from tasks.domain.retention import let_old_inputs_go
+from tasks.domain.retention import let_old_inputs_go, let_old_records_go
 from tests.unit.domain.conftest import Bench
 
 
@@ -44,3 +44,16 @@ def test_inputs_beyond_the_newest_aggregates_go_with_the_garbage(tmp_path: Path)
     assert path_of(first.data.uri).exists(), "the aggregate itself is kept"
     assert verify(bench.hub, first).verdict is Verdict.INPUTS_DROPPED
     assert verify(bench.hub, third).verdict is Verdict.IDENTICAL
+
+
+def test_only_what_a_setting_names_is_deleted_when_it_is_old(tmp_path: Path) -> None:
+    """By default that is follow-ups that have left: nothing that a person might still ask for."""
+    keeps, lets_go = Bench(tmp_path / "a"), Bench(tmp_path / "b", retain_dead_letters_days=0.02 / 86_400)
+    for bench in (keeps, lets_go):
+        with bench.metadata.transaction():
+            for number in range(3):
+                bench.metadata.add_dead_letter("t", {"n": number}, kind="Refused", field=None, reason="none")
+    time.sleep(0.05)
+    assert [let_old_records_go(bench.hub) for bench in (keeps, lets_go)] == [0, 2]
+    assert [letter.payload for letter in lets_go.metadata.pull_dead_letters()] == [{"n": 2}]
+    assert len(keeps.metadata.pull_dead_letters()) == 3
