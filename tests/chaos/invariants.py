@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import Final
 from uuid import UUID
 
@@ -306,3 +307,18 @@ def _is_weighted(aggregator: str, params: Mapping[str, object]) -> bool:
     means = (*weighted, "avg_values_if_data", "average_layers")
     assert aggregator in means, f"{aggregator} can't be computed anew here"
     return aggregator in weighted and params.get("weighting", "num_examples") == "num_examples"
+
+
+# --- I7, the other way round: nothing is kept that nobody names ------------------------------------
+
+
+def orphans(facts: Facts, store: Path) -> list[str]:
+    """Files of the store that no row names: none are left once garbage collection has gone by after their day.
+
+    To be asked when all is quiet: a blob is stored before its row is written.
+    """
+    named = {row["data_digest"] for rows in (facts.aggregates, facts.artifacts) for row in rows}
+    named |= {row.get("state_digest") for row in facts.aggregates}
+    named |= {row["data_digest"] for row in facts.updates if not row.get("is_data_dropped")}
+    files = sorted(path for path in store.rglob("*") if path.is_file())
+    return [f"I7 no row names {path.relative_to(store)}" for path in files if path.name not in named]

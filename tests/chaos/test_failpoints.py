@@ -1,0 +1,93 @@
+"""One death at each failpoint in turn, on every kind of metadata: recovered from, and everything counted once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from connectors.sql.connector import SqlAlchemyMetadataConnector
+from tests.chaos.failpoint_hooks import hooked
+from tests.chaos.failpoints import ALL, IN_PROCESS, SUSPENDABLE, Failpoint
+from tests.chaos.machine_grounds import Ground, MemoryGround, PostgresGround, SqliteGround, new_folder, quietly
+from tests.chaos.machine_tour import tour, zombie
+from tests.chaos.machine_world import Tally, World
+from tests.servers import Server, fresh_database
+
+
+@pytest.fixture(autouse=True)
+def _hooked() -> Iterator[None]:
+    with quietly(), hooked():
+        yield
+
+
+@pytest.fixture(scope="module")
+def migrated(postgres: Server) -> Iterator[str]:
+    """A database with the schema, to be copied: a migration takes longer than a test."""
+    with fresh_database(postgres) as url:
+        metadata = SqlAlchemyMetadataConnector(url)
+        metadata.update_database()
+        metadata.close()
+        yield url
+
+
+@pytest.fixture
+def copied(migrated: str) -> Iterator[str]:
+    """A copy of it for one test."""
+    place, _, template = migrated.rpartition("/")
+    name = f"{template}_copy"
+    with psycopg.connect(f"{place}/postgres".replace("+psycopg", ""), autocommit=True) as server:
+        server.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
+        yield f"{place}/{name}"
+        server.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+@pytest.mark.parametrize("point", IN_PROCESS)
+@pytest.mark.parametrize("kind", [MemoryGround, SqliteGround])
+def test_a_death_at_a_failpoint_is_recovered_from(kind: Callable[[Path], Ground], point: Failpoint) -> None:
+    _die_once(kind, point)
+
+
+@pytest.mark.wide
+@pytest.mark.parametrize("point", IN_PROCESS)
+def test_a_death_at_a_failpoint_is_recovered_from_on_postgresql(copied: str, point: Failpoint) -> None:
+    _die_once(lambda folder: PostgresGround(copied), point)
+
+
+@pytest.mark.parametrize("point", SUSPENDABLE)
+@pytest.mark.parametrize("kind", [MemoryGround, SqliteGround])
+def test_a_worker_that_sleeps_at_a_failpoint_wakes_up_fenced_off(
+    kind: Callable[[Path], Ground], point: Failpoint
+) -> None:
+    """Unless it had posted: then it only tells of it, late."""
+    with _world_on(kind) as world:
+        zombie(world, point)
+        world.drain()
+        assert world.tally.outcomes["fenced"] == (point is not Failpoint.POST_COMMITTED)
+
+
+def _die_once(kind: Callable[[Path], Ground], point: Failpoint) -> None:
+    with _world_on(kind) as world:
+        tour(world, point)
+        assert world.tally.deaths[point] == 1, f"the tour does not come by {point}: {world.tally.points}"
+        world.drain()
+
+
+@contextmanager
+def _world_on(kind: Callable[[Path], Ground]) -> Iterator[World]:
+    with new_folder() as folder:
+        ground = kind(folder)
+        try:
+            yield World(ground, folder, Tally(), max_attempts=100)
+        finally:
+            ground.close()
+
+
+def test_every_failpoint_says_what_it_must_not_do() -> None:
+    """The catalogue is read by people: docs/reliability.md prints it."""
+    assert all(point.must_not for point in Failpoint)
+    assert set(ALL) | set(IN_PROCESS) == set(Failpoint)
+    assert set(SUSPENDABLE) < set(IN_PROCESS)
