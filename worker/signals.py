@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import threading
@@ -55,6 +56,9 @@ def connect_signals(app: HubCelery) -> None:
             watchdog = Watchdog(app, sender, app.settings.watchdog_seconds)
             signals.task_received.connect(lambda request=None, **_: watchdog.received(request), weak=False)
             threads.append(watchdog)
+        # All is imported. Celery collects garbage before every fork, which held up the worker for 0.13 s each time.
+        gc.collect()
+        gc.freeze()
         for thread in threads:
             thread.start()
         log.info("ready", worker=str(getattr(sender, "hostname", "")))
