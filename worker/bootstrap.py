@@ -40,6 +40,8 @@ TASK_MODULES: Final = (
 class HubCelery(Celery):
     """The application, with this process's hub."""
 
+    task_cls = "worker.cancelling:HubTask"
+
     def __init__(self, settings: Settings, *, current: bool = False) -> None:
         """Raises: ConfigurationError for a signing key or certificate that can't be used."""
         take_safely_from_redis()

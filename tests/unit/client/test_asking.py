@@ -98,8 +98,10 @@ def test_a_hub_that_never_answers_is_told_from_a_broker_that_is_away() -> None:
     assert isinstance(error.value, TimeoutError)
 
 
-def test_a_killed_worker_costs_another_try_and_its_stale_result_is_not_read_again() -> None:
-    script = Script([Reply(failure="WorkerLostError", failure_text="signal 9"), Reply(value=1)])
+@pytest.mark.parametrize("failure", ["WorkerLostError", "TaskRevokedError"])
+def test_a_killed_worker_costs_another_try_and_its_stale_result_is_not_read_again(failure: str) -> None:
+    """Or one that lost its broker, and revoked what it was at."""
+    script = Script([Reply(failure=failure, failure_text="signal 9"), Reply(value=1)])
     assert script.ask() == 1
     first, second = script.sent
     assert first[0] != second[0]
