@@ -158,6 +158,7 @@ RULES: dict[str, Callable[[str, ReadmeHub, Path], None]] = {
     f"{PYTHON} -m worker status": shows_something,
     f"{PYTHON} -m worker models": shows_something,
     f"{PYTHON} -m worker dead-letters --json": shows_something,
+    f"{PYTHON} -m worker ready": shows_something,
     f"{PYTHON} -m worker health": shows_something,
     f'{PYTHON} -m worker trusts add "King\'s College Hospital" --code KCH': shows_something,
     f"{PYTHON} -m worker trusts slot site-1 KCH": shows_something,

@@ -1,4 +1,4 @@
-"""Commands about the hub's footing: migrate, config, health."""
+"""Commands about the hub's footing: migrate, config, ready, health."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ def add_to(app: typer.Typer) -> None:
     """Add these commands to the command line."""
     app.command("migrate")(migrate)
     app.command("config")(config)
+    app.command("ready")(ready)
     app.command("health")(health)
 
 
@@ -57,6 +58,21 @@ def config(as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = F
         for name, field in Settings.model_fields.items()
     ]
     show_table("configuration", ("variable", "value", "set", "meaning"), rows)
+
+
+def ready(as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) -> None:
+    """Exit 0 if database, schema, broker and store can be used from here, else 1; each part is named, with why not."""
+    settings = settings_or_exit()
+    from worker.readiness import readiness
+
+    with readable_errors():
+        parts = readiness(settings)
+    if as_json:
+        show_json([{"part": part.name, "ready": part.is_ready, "detail": part.detail} for part in parts])
+    else:
+        for part in parts:
+            sys.stdout.write(f"{part.name}: {'ready' if part.is_ready else 'NOT READY'}: {part.detail}\n")
+    raise typer.Exit(0 if all(part.is_ready for part in parts) else 1)
 
 
 def health(
