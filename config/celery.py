@@ -1,6 +1,6 @@
 """Celery's settings, each chosen for what a crash would otherwise cost.
 
-Wire names are spelt here once more because this layer imports nothing of ours; a test holds them to
+Wire names are spelt here once more because this layer imports nothing of the application; a test holds them to
 `fedqueue.messages.names`.
 """
 
@@ -12,6 +12,7 @@ from celery.schedules import crontab
 from kombu.entity import Exchange, Queue
 
 from config.settings import Settings
+from fedqueue.tls import read_address
 
 CONTROL_QUEUE: Final = "fedqueue.control"
 UPDATES_QUEUE: Final = "fedqueue.updates"
@@ -28,6 +29,11 @@ METRICS_ADD: Final = "fedqueue.metrics.add"
 MAINTENANCE_OUTBOX: Final = "fedqueue.maintenance.outbox"
 MAINTENANCE_GARBAGE: Final = "fedqueue.maintenance.garbage"
 
+# A quorum queue is on several disks and gives a dead worker's messages back within a second. Since RabbitMQ 4 it drops a
+# message that was given back twenty times, which an outage of the database comes to in a minute: the limit is set out
+# of reach.
+_ON_RABBITMQ: Final = {"x-queue-type": "quorum", "x-delivery-limit": 1_000_000_000}
+
 # A sweep that was not carried out by then is stale: the next one does the same.
 SWEEP_EXPIRES_SECONDS: Final = 5.0
 
@@ -35,8 +41,7 @@ SWEEP_EXPIRES_SECONDS: Final = 5.0
 def celery_settings(settings: Settings) -> dict[str, Any]:
     """Everything that Celery is configured with, for workers, beat and whoever only sends."""
     return {
-        "broker_url": settings.broker_url,
-        "result_backend": settings.result_url,
+        **_addresses(settings),
         **_content(settings),
         **_queues(settings),
         **_delivery(settings),
@@ -46,13 +51,24 @@ def celery_settings(settings: Settings) -> dict[str, Any]:
     }
 
 
+def _addresses(settings: Settings) -> dict[str, Any]:
+    broker, results = read_address(settings.broker_url), read_address(settings.result_url)
+    found: dict[str, Any] = {"broker_url": broker.url, "result_backend": results.url}
+    if broker.tls is not None:
+        found["broker_use_ssl"] = broker.tls
+    if results.tls is not None:
+        found["redis_backend_use_ssl"] = results.tls
+    return found
+
+
 def _content(settings: Settings) -> dict[str, Any]:
+    # JSON alone, both ways: unpickling a message would run whatever its sender wrote into it. "auth" is JSON, signed.
+    content = "json" if settings.signing_key is None else "auth"
     return {
-        # JSON alone, both ways: unpickling a message would run whatever its sender wrote into it.
-        "task_serializer": "json",
-        "result_serializer": "json",
-        "accept_content": ["json"],
-        "result_accept_content": ["json"],
+        "task_serializer": content,
+        "result_serializer": content,
+        "accept_content": [content],
+        "result_accept_content": [content],
         # Nobody reads most answers, and those would pile up on the broker. Who wants one asks for it.
         "task_ignore_result": True,
         "result_expires": settings.result_expires_seconds,
@@ -65,8 +81,7 @@ def _queues(settings: Settings) -> dict[str, Any]:
     # Queues and no priorities: a worker takes from each in turn, so a small message never waits behind a long
     # aggregation's, an update behind a burst of events, or a question behind a flood of updates, on any broker.
     amqp = settings.broker_url.startswith("amqp")
-    # A quorum queue is on several disks and gives a dead worker's messages back within a second.
-    arguments = {"x-queue-type": "quorum"} if amqp else None
+    arguments = _ON_RABBITMQ if amqp else None
     return {
         "task_queues": [_queue(name, arguments) for name in _QUEUES],
         "task_default_queue": CONTROL_QUEUE,
@@ -84,7 +99,7 @@ def _queues(settings: Settings) -> dict[str, Any]:
     }
 
 
-def _queue(name: str, arguments: dict[str, str] | None) -> Queue:
+def _queue(name: str, arguments: dict[str, Any] | None) -> Queue:
     exchange = Exchange(name, "direct")  # type: ignore[no-untyped-call]
     return Queue(name, exchange, routing_key=name, queue_arguments=arguments)  # type: ignore[no-untyped-call]
 
@@ -129,6 +144,9 @@ def _connections(settings: Settings) -> dict[str, Any]:
     elif settings.broker_url.startswith("amqp"):
         # A publish returns when the broker has the message, not when it has left this machine.
         common["broker_transport_options"] = {"confirm_publish": True}
+        # A worker whose connection is half open hears of it within twice that time, not within four minutes; and what
+        # it had taken goes to another one.
+        common["broker_heartbeat"] = 20.0
     if settings.result_url.startswith(("redis", "rediss")):
         common["redis_socket_timeout"] = 15.0
         common["redis_socket_connect_timeout"] = 5.0
@@ -154,6 +172,8 @@ def _processes(settings: Settings) -> dict[str, Any]:
         # structlog does the logging (worker.signals); standard output stays what it is.
         "worker_hijack_root_logger": False,
         "worker_redirect_stdouts": False,
+        # It looks at every message before Celery does.
+        "worker_consumer": "worker.gate:GatedConsumer",
     }
 
 

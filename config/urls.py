@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
+from fedqueue.tls import read_address
+
 _DATABASES: Final = {
     "sqlite": "sqlite",
     "sqlite+pysqlite": "sqlite",
@@ -49,6 +51,7 @@ def check_broker_url(url: str) -> str:
         raise ValueError(f"{scheme}:// loses messages when a worker is killed; use redis:// or amqp://")
     if scheme not in _BROKERS:
         raise ValueError(f"{scheme}:// is not a broker known here; use one of {', '.join(_BROKERS[:-1])}")
+    read_address(url)
     return url
 
 
@@ -64,6 +67,7 @@ def check_result_url(url: str) -> str:
     scheme = _scheme(url, "redis://host:6379/0")
     if scheme not in _RESULTS:
         raise ValueError(f"{scheme}:// is no result backend known here; use one of {', '.join(_RESULTS[:-1])}")
+    read_address(url)
     return url
 
 

@@ -8,18 +8,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from celery import Celery
 from celery.app import backends
 from celery.backends.base import BaseKeyValueStoreBackend
 from kombu.entity import Queue
+from kombu.exceptions import KombuError
 from kombu.messaging import Producer
+from kombu.serialization import loads
 
 from fedqueue.endpoint import Endpoint
 from fedqueue.errors import EndpointUnknown
 
+if TYPE_CHECKING:
+    from fedqueue.signing import Signer
+
 _REPLY_QUEUE_SECONDS: Final = 600
+
+
+class AnswerRefused(Exception):
+    """What lies in an answer's place is no answer to that message that could be believed: it is let lie."""
 
 
 @dataclass(frozen=True)
@@ -43,22 +52,24 @@ class Answers(Protocol):
         """The answer, if it is there."""
 
 
-def find_answers(endpoint: Endpoint, app: Celery, connections: Any) -> Answers:
-    """The place that the endpoint's `result_url` names. Raises: EndpointUnknown."""
+def find_answers(endpoint: Endpoint, app: Celery, connections: Any, signer: Signer | None) -> Answers:
+    """The place that the endpoint's `result_url` names. Raises: EndpointUnknown, InvalidArgument."""
     if endpoint.result_url.startswith("rpc"):
-        return QueuedAnswers(connections)
-    kind, url = backends.by_url(endpoint.result_url, app.loader)
+        return QueuedAnswers(connections, signer)
+    url = endpoint.results().url
+    kind, url = backends.by_url(url, app.loader)
     if not issubclass(kind, BaseKeyValueStoreBackend):
         scheme = endpoint.result_url.partition("://")[0]
         raise EndpointUnknown(f"answers can't be fetched over {scheme}://: result_url must be redis:// or rpc://")
-    return KeyedAnswers(kind(app=app, url=url))
+    return KeyedAnswers(kind(app=app, url=url), signer)
 
 
 class KeyedAnswers:
     """Answers under a key of their task's, in Redis."""
 
-    def __init__(self, backend: BaseKeyValueStoreBackend) -> None:
+    def __init__(self, backend: BaseKeyValueStoreBackend, signer: Signer | None = None) -> None:
         self._backend = backend
+        self._signer = signer
         self.errors = (
             *getattr(backend, "connection_errors", ()),
             *getattr(backend, "channel_errors", ()),
@@ -69,16 +80,17 @@ class KeyedAnswers:
         return None
 
     def look(self, task_id: str) -> Reply | None:
-        """The answer, if it is there."""
+        """The answer, if it is there. Raises: AnswerRefused."""
         stored = self._backend.get(self._backend.get_key_for_task(task_id))
-        return _reply_of(self._backend.decode(stored)) if stored else None
+        return _reply_of(_opened(stored, task_id, self._signer), task_id) if stored else None
 
 
 class QueuedAnswers:
     """Answers as messages on the broker (rpc://), each in a queue of its own that the broker forgets after a while."""
 
-    def __init__(self, connections: Any) -> None:
+    def __init__(self, connections: Any, signer: Signer | None = None) -> None:
         self._connections = connections
+        self._signer = signer
         self.errors: tuple[type[BaseException], ...] = ()
 
     def expect(self, task_id: str, producer: Producer) -> str | None:
@@ -88,15 +100,25 @@ class QueuedAnswers:
         return str(queue.name)
 
     def look(self, task_id: str) -> Reply | None:
-        """The answer, if it is there; its queue is gone then."""
+        """The answer, if it is there; its queue is gone then. Raises: AnswerRefused."""
         with self._connections.acquire(block=True, timeout=5) as connection:
             queue = _reply_queue(task_id)(connection.default_channel)
-            message = queue.get(no_ack=True, accept=["json"])  # type: ignore[no-untyped-call]
+            message = queue.get(no_ack=True)  # type: ignore[no-untyped-call]
             if message is None:
                 return None
-            reply = _reply_of(message.decode())
+            reply = _reply_of(_opened(message.body, task_id, self._signer), task_id)
             queue.delete()  # type: ignore[no-untyped-call]
             return reply
+
+
+def _opened(stored: Any, task_id: str, signer: Signer | None) -> Any:
+    """What was stored as an answer: JSON, and signed if answers are."""
+    try:
+        if signer is not None:
+            return signer.open(stored)
+        return loads(stored, "application/json", "utf-8", accept=("application/json",))
+    except (ValueError, KombuError) as error:
+        raise AnswerRefused(f"what lies where the answer to {task_id} belongs is none: {error}") from error
 
 
 def _reply_queue(task_id: str) -> Queue:
@@ -105,7 +127,10 @@ def _reply_queue(task_id: str) -> Queue:
     )
 
 
-def _reply_of(meta: Mapping[str, Any]) -> Reply | None:
+def _reply_of(meta: Any, task_id: str) -> Reply | None:
+    # Signed or not: the answer to another message, put in this one's place, is none.
+    if not isinstance(meta, Mapping) or meta.get("task_id") != task_id or "status" not in meta or "result" not in meta:
+        raise AnswerRefused(f"what lies where the answer to {task_id} belongs is the answer to something else")
     if meta["status"] == "SUCCESS":
         return Reply(value=meta["result"])
     if meta["status"] in ("FAILURE", "REVOKED"):

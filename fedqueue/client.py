@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import os
 import random
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any, Literal, Self, Unpack, overload
 from uuid import UUID
@@ -17,7 +18,7 @@ from pydantic import JsonValue
 from fedqueue.arguments import Id, PolicyFields, as_message, as_seconds, as_uuid
 from fedqueue.asking import Asking, Rests
 from fedqueue.crowding import DEFAULT_MOST
-from fedqueue.endpoint import find_endpoint
+from fedqueue.endpoint import find_endpoint, find_signing
 from fedqueue.errors import InvalidArgument, LimitExceeded, RoundNotPosted, Unanswered, UpdateRejected
 from fedqueue.feed_calls import FeedCalls
 from fedqueue.messages import (
@@ -91,12 +92,22 @@ class Client(RunCalls, TrustCalls, FeedCalls, ReadingCalls):
         timeout: float = 30.0,
         resend_after: float = 3.0,
         max_waiting: int = DEFAULT_MOST,
+        signing_key: str | os.PathLike[str] | None = None,
+        signing_certificate: str | os.PathLike[str] | None = None,
+        trusted_certificates: str | os.PathLike[str] | None = None,
         transport: Transport | None = None,
     ) -> None:
-        """Connects to nothing yet. Raises: EndpointUnknown, InvalidArgument."""
+        """Connects to nothing yet. Raises: EndpointUnknown, InvalidArgument.
+
+        TLS is `rediss://` or `amqps://` with `?ssl_ca_certs=/ca.pem`. With the three signing files (or
+        FEDQUEUE_SIGNING_KEY, _CERTIFICATE, _TRUSTED_CERTIFICATES) messages are signed, and no answer is believed that
+        is not: docs/security.md.
+        """
         self.timeout = as_seconds(timeout, "timeout")
         if transport is None:
             endpoint = find_endpoint(broker_url, result_url, store_url)
+            signing = find_signing(signing_key, signing_certificate, trusted_certificates)
+            endpoint = replace(endpoint, signing=signing)
             store_url = endpoint.store_url
             transport = CeleryTransport(endpoint, max_waiting=max_waiting)
         self._transport = transport

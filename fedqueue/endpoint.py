@@ -7,10 +7,14 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit, urlunsplit
 
-from fedqueue.errors import EndpointUnknown
+from fedqueue.errors import EndpointUnknown, InvalidArgument
+from fedqueue.tls import Address, read_address
+
+if TYPE_CHECKING:
+    from fedqueue.signing import SigningFiles
 
 ENDPOINT_FILE: Final = "endpoint.json"
 _REDIS_SCHEMES: Final = ("redis", "rediss", "redis+socket", "valkey", "valkeys", "sentinel")
@@ -18,11 +22,20 @@ _REDIS_SCHEMES: Final = ("redis", "rediss", "redis+socket", "valkey", "valkeys",
 
 @dataclass(frozen=True)
 class Endpoint:
-    """The three addresses of a hub, as its clients see them."""
+    """The three addresses of a hub, as its clients see them, and by what messages are signed if they are."""
 
     broker_url: str
     result_url: str
     store_url: str | None = None
+    signing: SigningFiles | None = None
+
+    def broker(self) -> Address:
+        """The broker's, its TLS parameters read. Raises: InvalidArgument."""
+        return _address(self.broker_url, "broker_url")
+
+    def results(self) -> Address:
+        """That of the answers. Raises: InvalidArgument."""
+        return _address(self.result_url, "result_url")
 
     def __repr__(self) -> str:
         return f"Endpoint({masked(self.broker_url)}, {masked(self.result_url)}, {self.store_url})"
@@ -54,6 +67,34 @@ def find_endpoint(
     return Endpoint(broker, result or _result_url(broker), store)
 
 
+def find_signing(
+    key: str | os.PathLike[str] | None = None,
+    certificate: str | os.PathLike[str] | None = None,
+    trusted: str | os.PathLike[str] | None = None,
+    *,
+    environ: Mapping[str, str] | None = None,
+) -> SigningFiles | None:
+    """What messages are signed by: the arguments, else FEDQUEUE_SIGNING_KEY, _CERTIFICATE and _TRUSTED_CERTIFICATES.
+
+    None if there is nothing of it. Raises: InvalidArgument if something of it is missing.
+    """
+    environ = os.environ if environ is None else environ
+    found = {
+        "signing_key": key or environ.get("FEDQUEUE_SIGNING_KEY"),
+        "signing_certificate": certificate or environ.get("FEDQUEUE_SIGNING_CERTIFICATE"),
+        "trusted_certificates": trusted or environ.get("FEDQUEUE_SIGNING_TRUSTED_CERTIFICATES"),
+    }
+    missing = [name for name, value in found.items() if not value]
+    if len(missing) == len(found):
+        return None
+    if missing:
+        raise InvalidArgument(missing[0], "is missing: signed messages need a key, its certificate and those to trust")
+    from fedqueue.signing import SigningFiles
+
+    paths = [os.fspath(value) for value in found.values() if value]
+    return SigningFiles(Path(paths[0]), Path(paths[1]), paths[2])
+
+
 def _read(path: Path) -> dict[str, str]:
     try:
         left = json.loads(path.read_text(encoding="utf-8"))
@@ -73,6 +114,13 @@ def _read(path: Path) -> dict[str, str]:
 def _result_url(broker_url: str) -> str:
     """Where answers come from if nobody said: the same Redis, else the broker itself."""
     return broker_url if urlsplit(broker_url).scheme in _REDIS_SCHEMES else "rpc://"
+
+
+def _address(url: str, field: str) -> Address:
+    try:
+        return read_address(url)
+    except ValueError as error:
+        raise InvalidArgument(field, str(error)) from None
 
 
 def masked(url: str) -> str:

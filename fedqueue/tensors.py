@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 import math
+import tokenize
+import zipfile
 from collections.abc import Mapping
 from typing import Any, BinaryIO, Final
 
@@ -39,6 +41,12 @@ _NAMES: Final = {dtype: name for name, dtype in _DTYPES.items()}
 # The library's order: wider first, so that every tensor starts on a multiple of its item's size.
 _ORDER: Final = ("U64", "I64", "F64", "F32", "U32", "I32", "BF16", "F16", "U16", "I16", "I8", "U8", "BOOL")
 _LONGEST_HEADER: Final = 100_000_000
+# A type numpy lacks, another device's tensor; and what numpy's own reader, by which Flower's arrays are opened, makes
+# of bytes that are no array: a header that is no Python, or asks for more memory than there is.
+_GIVES_NONE: Final = (
+    *(ArithmeticError, EOFError, LookupError, MemoryError, OSError, RuntimeError, SyntaxError, TypeError, ValueError),
+    *(tokenize.TokenError, zipfile.BadZipFile),
+)
 
 
 def as_tensors(data: Mapping[str, ArrayLike], field: str) -> dict[str, Array]:
@@ -69,7 +77,7 @@ def _as_array(name: str, values: ArrayLike, field: str) -> Array:
         return np.asarray(values)
     try:
         return np.asarray(offered())
-    except (TypeError, ValueError, RuntimeError) as error:  # a type numpy lacks, bytes of no array, another device's
+    except _GIVES_NONE as error:
         raise InvalidArgument(f"{field}[{name!r}]", f"gives no array: {error}") from error
 
 
@@ -103,7 +111,7 @@ def read_tensors(buffer: bytearray) -> dict[str, Array]:
         header = json.loads(buffer[8 : 8 + size])
         header.pop("__metadata__", None)
         return {name: _tensor(buffer, 8 + size, **entry) for name, entry in header.items()}
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError) as error:
         raise DataCorrupt(f"this safetensors file's header can't be used: {error}") from error
 
 

@@ -9,7 +9,7 @@ import os
 import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from typing import Any, Final, Protocol, cast
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 from amqp.exceptions import MessageNacked  # type: ignore[import-untyped]
 from celery import Celery
@@ -20,10 +20,14 @@ from kombu.messaging import Producer
 from kombu.pools import ProducerPool
 from redis.exceptions import OutOfMemoryError
 
-from fedqueue.answers import Reply, find_answers
+from fedqueue.answers import AnswerRefused, Reply, find_answers
 from fedqueue.crowding import DEFAULT_MOST, Crowding, length_of
 from fedqueue.endpoint import Endpoint, masked
-from fedqueue.messages.names import CONTROL_QUEUE, QUEUE_OF
+from fedqueue.errors import InvalidArgument
+from fedqueue.messages.names import CONTROL_QUEUE, QUEUE_OF, RABBITMQ_QUEUE_ARGUMENTS
+
+if TYPE_CHECKING:
+    from fedqueue.signing import Signer, SigningFiles
 
 _CONNECT_SECONDS: Final = 5
 _FIRST_LOOK: Final = 0.002
@@ -55,9 +59,13 @@ class CeleryTransport:
     """A hub behind a broker and a result backend. Safe to share between threads, and across a fork."""
 
     def __init__(self, endpoint: Endpoint, *, max_waiting: int = DEFAULT_MOST) -> None:
-        """`max_waiting` messages may wait in a queue before this one sends no more to it."""
+        """Connects to nothing yet. `max_waiting` messages may wait in a queue before this one sends no more to it.
+
+        Raises: InvalidArgument (TLS parameters, signing files), EndpointUnknown.
+        """
         self._endpoint = endpoint
-        self._lines = _Lines(endpoint)
+        self._signer = None if endpoint.signing is None else _signer(endpoint.signing)
+        self._lines = _Lines(endpoint, self._signer)
         self._crowding = Crowding(max_waiting)
 
     def send(self, task: str, message: Mapping[str, Any], *, task_id: str, answered: bool) -> None:
@@ -97,6 +105,8 @@ class CeleryTransport:
                 reply = lines.answers.look(task_id)
             except lines.errors as error:
                 raise BrokerAway(f"{masked(self._endpoint.result_url)}: {_text(error)}") from error
+            except AnswerRefused as refused:
+                raise BrokerAway(str(refused)) from refused
             left = until - time.monotonic()
             if reply is not None or left <= 0:
                 return reply
@@ -114,7 +124,7 @@ class CeleryTransport:
             # Kept, not closed: to close a socket shared with the parent would hang up for the parent too.
             _inherited.append(lines)
             # One assignment, no mutex: one held by another thread at the fork would never be freed here.
-            self._lines = lines = _Lines(self._endpoint)
+            self._lines = lines = _Lines(self._endpoint, self._signer)
         return lines
 
 
@@ -124,16 +134,18 @@ _inherited: list[_Lines] = []
 class _Lines:
     """The connections of one process."""
 
-    def __init__(self, endpoint: Endpoint) -> None:
+    def __init__(self, endpoint: Endpoint, signer: Signer | None) -> None:
         self.pid = os.getpid()
-        self.app = _app(endpoint)
+        self.app = _app(endpoint, signer)
+        address = endpoint.broker()
         broker = Connection(  # type: ignore[no-untyped-call]
-            endpoint.broker_url,
+            address.url,
+            ssl=address.tls or False,
             connect_timeout=_CONNECT_SECONDS,
             transport_options=_transport_options(endpoint.broker_url),
         )
         self._producers = ProducerPool(broker.Pool(limit=8), limit=8)  # type: ignore[no-untyped-call]
-        self.answers = find_answers(endpoint, self.app, self._producers.connections)
+        self.answers = find_answers(endpoint, self.app, self._producers.connections, signer)
         self.errors = (
             KombuError,
             OSError,
@@ -142,7 +154,7 @@ class _Lines:
             *self.answers.errors,
         )
         # RabbitMQ refuses to see a queue declared in two ways: this must stay as the workers declare it.
-        self._queue_arguments = {"x-queue-type": "quorum"} if endpoint.broker_url.startswith("amqp") else None
+        self._queue_arguments = dict(RABBITMQ_QUEUE_ARGUMENTS) if endpoint.broker_url.startswith("amqp") else None
 
     def producer(self) -> AbstractContextManager[Producer]:
         waiting = {"block": True, "timeout": _CONNECT_SECONDS}
@@ -179,13 +191,29 @@ def _transport_options(broker_url: str) -> dict[str, Any]:
     }
 
 
-def _app(endpoint: Endpoint) -> Celery:
+def _signer(files: SigningFiles) -> Signer:
+    from fedqueue.signing import Signer, SigningFailed
+
+    try:
+        return Signer(files)
+    except SigningFailed as error:
+        raise InvalidArgument("signing", str(error)) from error
+
+
+def _app(endpoint: Endpoint, signer: Signer | None) -> Celery:
     app = Celery("fedqueue", set_as_current=False, fixups=[])
+    serializer = "json"
+    if signer is not None:
+        app.amqp_cls = "fedqueue.signing:BindingAMQP"
+        serializer = signer.register_own()
+    broker, results = endpoint.broker(), endpoint.results()
     # Answers are looked up by us; named here, not in the configuration, which CELERY_RESULT_BACKEND would overrule.
     app.backend_cls = "disabled"
     app.conf.update(
-        broker_url=endpoint.broker_url,
-        task_serializer="json",
+        broker_url=broker.url,
+        broker_use_ssl=broker.tls or False,
+        redis_backend_use_ssl=results.tls,
+        task_serializer=serializer,
         result_serializer="json",
         accept_content=["json"],
         result_accept_content=["json"],

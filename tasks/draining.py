@@ -16,6 +16,7 @@ import structlog
 from kombu.connection import Connection
 
 from connectors.broker import WaitingMessage, WaitingMessages, Wanted, waiting_messages
+from fedqueue.signing import BOUND, CONTENT_TYPE, Signer, check_binding
 
 # Of messages, and of their bytes as the broker has them: what a pool process may hold of them at a time.
 COUNT: Final = 500
@@ -30,7 +31,8 @@ class Drain:
     """Takes from one queue, over a connection that is made when first needed. Of one process, and one thread.
 
     `connect` returns a connection of kombu's, not connected yet. A message that turns out to be no plain call of
-    its task goes to the queue `others_to`, where a worker runs it as any other.
+    its task goes to the queue `others_to`, where a worker runs it as any other. With a `signer` what is taken is what
+    was signed; whether it was signed well shows here, too, and what was not is refused by that worker.
     """
 
     def __init__(
@@ -41,22 +43,25 @@ class Drain:
         *,
         count: int = COUNT,
         size: int = SIZE,
+        signer: Signer | None = None,
     ) -> None:
         self._connect = connect
         self._queue = queue
         self._others_to = others_to
         self._count = count
         self._size = size
+        self._signer = signer
         self._waiting: WaitingMessages | None = None
         self._no_way = False
 
     def take(self, tasks: Collection[str], taker: str) -> Taken:
         """What else waits for those tasks; `taker` is the id of the task that will handle it. Raises nothing."""
-        wanted = Wanted(frozenset(tasks), self._count, self._size)
+        content_type = "application/json" if self._signer is None else CONTENT_TYPE
+        wanted = Wanted(frozenset(tasks), self._count, self._size, content_type)
         taken = Taken(self)
         for message in self._ask("take", lambda waiting: waiting.take(taker, wanted)) or ():
             try:
-                taken.add(message, payload_of(message))
+                taken.add(message, payload_of(message, self._signer))
             except ValueError as error:
                 _log.warning("message.handed_on", task=message.headers.get("task"), reason=str(error))
                 self.hand_on([message])
@@ -157,14 +162,18 @@ class Taken:
             self._drain.acknowledge(done)
 
 
-def payload_of(message: WaitingMessage) -> Any:
-    """The only argument that the task is called with. Raises: ValueError if it is called in any other way."""
+def payload_of(message: WaitingMessage, signer: Signer | None = None) -> Any:
+    """The only argument that the task is called with. Raises: ValueError if it is called in any other way, or if a
+    `signer` finds it not signed."""
+    opened: Any
     try:
-        arguments, named, embedded = json.loads(message.body)
+        opened = json.loads(message.body) if signer is None else signer.open(message.body)
+        arguments, named, embedded = opened
     except (ValueError, TypeError) as error:
         raise ValueError(f"its body is not a call: {error}") from error
     if not isinstance(arguments, list) or len(arguments) != 1 or named != {}:
         raise ValueError("it is not called with one argument")
-    if not isinstance(embedded, dict | None) or any((embedded or {}).values()):
+    if not isinstance(embedded, dict | None) or any(inner for name, inner in (embedded or {}).items() if name != BOUND):
         raise ValueError("other tasks hang on it")
+    check_binding(embedded, message.headers)
     return arguments[0]

@@ -1,4 +1,7 @@
-"""What every database can keep: JSON may carry text and numbers that PostgreSQL refuses to store."""
+"""What every database can keep: JSON may carry text and numbers that PostgreSQL refuses to store.
+
+And kombu's JSON carries more than JSON: `{"__type__": "bytes", …}` arrives as bytes, and so do dates, UUIDs, decimals.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +10,18 @@ from typing import Any, Final
 
 _DEEPEST: Final = 100  # levels; far more than any message of ours has, far less than Python's stack
 
-UNSTORABLE: Final = f"text with a NUL or half a surrogate pair in it, or more than {_DEEPEST} levels, can't be kept"
+UNSTORABLE: Final = (
+    f"text with a NUL or half a surrogate pair in it, bytes that are no text, or more than {_DEEPEST} levels, "
+    "can't be kept"
+)
 
 
 def find_unstorable_text(value: Any, path: str = "", depth: int = 0) -> str | None:
-    """The dotted place of a text with a NUL or half a surrogate pair in it, or of too many levels; else None."""
+    """The dotted place of text with a NUL or half a surrogate pair in it, of bytes or too many levels; else None."""
     if isinstance(value, str):
         return None if _is_storable(value) else path
+    if isinstance(value, bytes):  # which pydantic would read as text, unlooked at
+        return path
     if depth > _DEEPEST and isinstance(value, dict | list):
         return path
     if isinstance(value, dict):
@@ -59,7 +67,7 @@ def storable(value: Any, depth: int = 0) -> Any:
         return {_storable_text(str(key)): storable(inner, depth + 1) for key, inner in value.items()}
     if isinstance(value, list | tuple):
         return [storable(inner, depth + 1) for inner in value]
-    return value
+    return value if value is None or isinstance(value, int | float) else _storable_text(str(value))
 
 
 def _storable_text(text: str) -> str:

@@ -16,10 +16,10 @@ def _made() -> HubCelery:
         settings = load_settings()
         # Before the pool forks: its processes have them, and a broken one is said at the start.
         load_plugins(settings)
+        app = HubCelery(settings, current=True)
     except ConfigurationError as error:
         sys.stderr.write(f"the configuration can't be used:\n{error}\n")
         raise SystemExit(2) from None
-    app = HubCelery(settings, current=True)
     connect_signals(app)
     return app
 

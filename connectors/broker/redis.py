@@ -24,12 +24,13 @@ from connectors.broker.waiting import WaitingMessage, WaitingMessages, Wanted
 HELD_SECONDS: Final = 60.0
 
 # KEYS: the queue, kombu's hash of unacknowledged messages, kombu's index of it.
-# ARGV: the taker, a tag of this taking's own, the index's score, count, bytes, the tasks' names, the end of an entry.
+# ARGV: the taker, a tag of this taking's own, the index's score, count, bytes, the tasks' names, the end of an entry,
+# the type of their content.
 # A list is read at its right end, its oldest. An entry is kombu's: [message, exchange, routing key].
 _TAKE: Final = """
 local queue, unacked, index = KEYS[1], KEYS[2], KEYS[3]
 local taker, tag, score = ARGV[1], ARGV[2], ARGV[3]
-local count, size, ending = tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[7]
+local count, size, ending, content = tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[7], ARGV[8]
 local taken, bytes, tasks = {}, 0, {}
 for _, task in ipairs(cjson.decode(ARGV[6])) do tasks[task] = true end
 
@@ -57,7 +58,7 @@ local function headers_if_wanted(raw)
   if not read or type(message) ~= 'table' or type(message.headers) ~= 'table' then return nil end
   local headers, encoding = message.headers, message['content-encoding']
   if not tasks[headers.task] or headers.ignore_result ~= true then return nil end
-  if message['content-type'] ~= 'application/json' or encoding ~= 'utf-8' then return nil end
+  if message['content-type'] ~= content or encoding ~= 'utf-8' then return nil end
   if headers.compression ~= nil then return nil end
   for _, name in ipairs({'eta', 'expires', 'group'}) do
     if not is_null(headers[name]) then return nil end
@@ -115,7 +116,10 @@ class RedisMessages(WaitingMessages):
         found = self._run(
             _TAKE,
             [self.queue, channel.unacked_key, channel.unacked_index_key],
-            [taker, uuid4().hex, score, wanted.count, wanted.size, json.dumps(sorted(wanted.tasks)), self._ending],
+            [
+                *(taker, uuid4().hex, score, wanted.count, wanted.size, json.dumps(sorted(wanted.tasks)), self._ending),
+                wanted.content_type,
+            ],
         )
         return [_message(tag.decode(), raw, taker) for tag, raw in zip(found[::2], found[1::2], strict=True)]
 

@@ -63,10 +63,27 @@ class QoS(stock.QoS):
         virtual.QoS.append(self, message, delivery_tag)
 
 
+class Message(virtual.Message):
+    """One that is not in kombu's form is one without a task, for its reader to refuse.
+
+    kombu's own way ends in whatever error it runs into, and the worker with it, which then takes the same one again.
+    """
+
+    def __init__(self, payload: Any, channel: Any = None, **kwargs: Any) -> None:
+        try:
+            super().__init__(payload, channel=channel, **kwargs)
+        except (AttributeError, KeyError, TypeError, ValueError):
+            properties = payload.get("properties") if isinstance(payload, dict) else None
+            tag = properties.get("delivery_tag") if isinstance(properties, dict) else None
+            emptied = {"content-type": "unreadable", "headers": {}, "properties": {"delivery_tag": tag}}
+            super().__init__(emptied, channel=channel, **kwargs)
+
+
 class Channel(stock.Channel):
     """One that takes by script, and waits by looking."""
 
     QoS = QoS
+    Message = Message
     max_connections = 100  # one waits at each queue; the stock ten are soon too few
     _in_poll: Any = False
     _brpop_sent_at: Any = None

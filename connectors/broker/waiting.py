@@ -21,6 +21,7 @@ class Wanted:
     tasks: frozenset[str]
     count: int
     size: int
+    content_type: str = "application/json"  # what signed messages are is told otherwise
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,11 +89,11 @@ def waiting_messages(connection: Connection, queue: str, others_to: str) -> Wait
 
 
 def is_wanted(headers: Mapping[str, Any], content_type: str | None, encoding: str | None, wanted: Wanted) -> bool:
-    """Whether it is a plain call of such a task, as JSON, without anybody who waits for its answer."""
+    """Whether it is a plain call of such a task, in that content, without anybody who waits for its answer."""
     return (
         headers.get("task") in wanted.tasks
         and headers.get("ignore_result") is True
-        and content_type == "application/json"
+        and content_type == wanted.content_type
         and (encoding or "utf-8").lower() == "utf-8"
         and "compression" not in headers
         and all(headers.get(name) is None for name in _MUST_BE_EMPTY)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
@@ -14,6 +15,9 @@ from referencing.jsonschema import DRAFT202012
 _REFERENCES: Final = ("$ref", "$dynamicRef")
 _LONGEST_REASON: Final = 500
 
+# Numbers beyond what a float can hold; regular expressions that Python does not know, or not of that size.
+_NOT_CARRIED_OUT: Final = (ArithmeticError, re.error)
+
 
 def find_schema_fault(schema: Mapping[str, Any]) -> str | None:
     """Why it can't be used as a JSON Schema (2020-12); None if it can.
@@ -22,7 +26,8 @@ def find_schema_fault(schema: Mapping[str, Any]) -> str | None:
     would fetch whatever address it names, from inside the hub's network.
     """
     try:
-        Draft202012Validator.check_schema(schema)
+        # With it a pattern that is no regular expression is found here, and not by the first text that meets it.
+        Draft202012Validator.check_schema(schema, format_checker=Draft202012Validator.FORMAT_CHECKER)
         resource = DRAFT202012.create_resource(schema)
         for reference in _unresolved(REGISTRY.resolver_with_root(resource), resource):
             return f"{reference!r} leads nowhere in it, and nothing is fetched"
@@ -30,6 +35,8 @@ def find_schema_fault(schema: Mapping[str, Any]) -> str | None:
         return f"not a JSON Schema: {error.message}"
     except RecursionError:
         return "not a usable JSON Schema: it is nested too deeply"
+    except _NOT_CARRIED_OUT as error:
+        return f"not a usable JSON Schema: {error}"
     return None
 
 
@@ -42,6 +49,8 @@ def find_instance_fault(validator: type[Draft202012Validator], schema: Mapping[s
         return f"$: the schema's reference {error.ref!r} leads nowhere in it, and nothing is fetched"
     except RecursionError:
         return "$: the schema refers to itself without end, or this is nested too deeply"
+    except _NOT_CARRIED_OUT as error:
+        return f"$: the schema can't be carried out on this: {error}"
     return None
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import fsum, isfinite
+from math import fsum
+from typing import Any, Final
 from uuid import uuid5
 
 from jsonschema import Draft202012Validator
@@ -15,6 +16,9 @@ from tasks.domain.errors import InvalidScore, UnknownAggregate, UnknownClient
 from tasks.domain.json_schemas import find_instance_fault
 from tasks.domain.models import lock_model
 from tasks.hub import Hub
+
+# Weighted and summed it must still be a float.
+_LARGEST: Final = 1e100
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +70,12 @@ def validation_score_of(metric: str, scores: Sequence[ClientAggregateScore]) -> 
 
 
 def _has(score: ClientAggregateScore, metric: str) -> bool:
-    value = score.validation_results.get(metric)
-    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
+    return _is_measure(score.validation_results.get(metric))
+
+
+def _is_measure(value: Any) -> bool:
+    # JSON's whole numbers have no end, and a float's do.
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _LARGEST
 
 
 def _check_results(model: FederatedModel, message: AddScore) -> None:
@@ -77,9 +85,9 @@ def _check_results(model: FederatedModel, message: AddScore) -> None:
             raise InvalidScore(fault)
     if model.score_metric is not None:
         value = message.validation_results.get(model.score_metric)
-        if isinstance(value, bool) or not isinstance(value, int | float):
+        if not _is_measure(value):
             raise InvalidScore(
-                f"{model.score_metric!r} must be a number: the model's aggregates are scored by it",
+                f"{model.score_metric!r} must be a number up to {_LARGEST:g}: the model's aggregates are scored by it",
                 field=f"validation_results.{model.score_metric}",
             )
 

@@ -38,7 +38,7 @@ class Bench:
         self.app.conf.update(celery_settings(settings) | {"result_backend": "disabled"})
         self.drain = self.new_drain()
 
-    def new_drain(self, **limits: int) -> Drain:
+    def new_drain(self, **limits: Any) -> Drain:
         return Drain(self.connect, QUEUE, OTHERS, **limits)
 
     def connect(self) -> Connection:
