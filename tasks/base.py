@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from connectors.errors import BrokerUnavailable, Unavailable
 from fedqueue.messages import Answer, Limit, Message, Rejection, View
-from tasks.domain.errors import LimitExceeded, Refused
+from tasks.domain.errors import LimitExceeded, Refused, RunNotBegun
 from tasks.domain.notifications import send_waiting
 from tasks.hub import Hub
 from tasks.storable import UNSTORABLE, find_unstorable_text, storable
@@ -25,9 +25,8 @@ M = TypeVar("M", bound=Message)
 
 _log = structlog.get_logger(__name__)
 
-# Far below the transport's visibility timeout: a message that waits longer would be delivered twice.
-_LONGEST_PAUSE = 30.0
-_LONGEST_REST = 5.0  # in the process itself, which does nothing else meanwhile
+# In the process itself: a question that needs nothing of what is away waits so long at most.
+_LONGEST_REST = 2.0
 _LONGEST_FIELD = 200  # characters, as dead letters keep it: a field may be named by its sender
 
 
@@ -44,10 +43,11 @@ def hub_task(name: str, message_type: type[M], **options: Any) -> Callable[[Call
             hub: Hub = self.app.hub
             try:
                 return _answer(hub, name, message_type, payload, work).model_dump(mode="json")
+            except RunNotBegun as error:
+                # Nothing is away: the process has other things to do meanwhile. It is tried a few times alone.
+                raise come_back(self, error, rests=False) from error
             except Unavailable as error:
-                pause = random.uniform(0.1, min(_LONGEST_PAUSE, 0.5 * 2 ** min(self.request.retries, 10)))  # noqa: S311
-                _log.warning("task.postponed", task=name, reason=str(error), pause=round(pause, 2))
-                raise come_back(self, error, pause) from error
+                raise come_back(self, error) from error
 
         run.__doc__ = work.__doc__
         task: Task = shared_task(name=name, bind=True, max_retries=None, **options)(run)
@@ -84,13 +84,21 @@ def _broker_may_be_away(what: str) -> Iterator[None]:
         _log.warning("hint.lost", what=what, reason=str(error))
 
 
-def come_back(task: Task, error: Unavailable, pause: float) -> BaseException:
-    """What to raise so that the message comes again after a pause."""
+def come_back(task: Task, error: Unavailable, *, rests: bool = True) -> BaseException:
+    """What to raise so that the message comes again after a pause, behind all that waits in its queue.
+
+    The process rests meanwhile; or, if it `rests` not, the message waits for its time in a worker's memory.
+    """
+    pause = random.uniform(0.1, min(_LONGEST_REST, 0.5 * 2 ** min(task.request.retries, 10)))  # noqa: S311  # no secret
+    _log.warning("task.postponed", task=task.name, reason=str(error), pause=round(pause, 2))
+    if rests:
+        # Not by an ETA: all that waits for what is away, thousands of messages, would be in workers' memory.
+        time.sleep(pause)
     try:
-        return cast(BaseException, task.retry(exc=error, countdown=pause, throw=False))
+        return cast(BaseException, task.retry(exc=error, countdown=0 if rests else pause, throw=False))
     except Reject:
         # The broker did not take the message of the retry, and Celery would drop the task: back with the one it has.
-        time.sleep(min(pause, _LONGEST_REST))
+        time.sleep(pause)
         given_back: BaseException = Reject(error, requeue=True)
         return given_back
 

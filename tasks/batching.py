@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,7 +23,6 @@ _log = structlog.get_logger(__name__)
 
 # A message of more entries is a batch by itself.
 SMALL: Final = 50
-_LONGEST_REST: Final = 5.0
 # How long a task goes on with what comes meanwhile: other tasks wait for its process so long.
 _GO_ON_SECONDS: Final = 0.25
 _BREATH_SECONDS: Final = 0.02
@@ -61,11 +59,7 @@ def batch_task(name: str, message_type: type[M], **options: Any) -> Callable[[Wo
                 is_well = _handle(hub, taken)
             except Unavailable as error:
                 taken.settle()
-                # Here, not by an ETA: thousands of messages that wait for theirs would all be in workers' memory.
-                pause = random.uniform(0.1, min(_LONGEST_REST, 0.5 * 2 ** min(self.request.retries, 10)))  # noqa: S311
-                _log.warning("task.postponed", task=name, reason=str(error), pause=round(pause, 2))
-                time.sleep(pause)
-                raise come_back(self, error, 0.0) from error
+                raise come_back(self, error) from error
             finally:
                 taken.settle()
             if hub.events is not None and taken.is_open and is_well:
