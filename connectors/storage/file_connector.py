@@ -12,12 +12,12 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from connectors.errors import BlobMissing, ModelDataError, ReferenceRefused
+from connectors.errors import BlobMissing, ModelDataError, ReferenceRefused, StoreUnavailable
 from connectors.model_data import Array, BaseModelDataConnector, TensorReader, TensorWriter
 from connectors.records import BlobRef, DataFormat, FederatedModel, ModelUpdate, ReasonCode, TensorSpec
 from connectors.storage.dtypes import NAMES, NUMPY_DTYPES
 from connectors.storage.fma_json import check_fma_names, fma_json_of, format_fma_json
-from connectors.storage.garbage import clear_staging, collect_blobs, is_digest
+from connectors.storage.garbage import clear_staging, collect_blobs, is_digest, was_out_of_reach
 from connectors.storage.json_files import JsonReader, JsonWriter
 from connectors.storage.limits import Limits
 from connectors.storage.mark import StoreMark
@@ -236,14 +236,15 @@ class FileModelDataConnector(BaseModelDataConnector):
 
         Raises: StoreUnavailable.
         """
-        if self._mark is None:
-            yield
-            return
-        self._mark.check()
+        if self._mark is not None:
+            self._mark.check()
         try:
             yield
-        except BlobMissing:
-            self._mark.check()  # it may have gone since
+        except BlobMissing as error:
+            if self._mark is not None:
+                self._mark.check()  # it may have gone since
+            if was_out_of_reach(self._root, Path(error.uri).name):
+                raise StoreUnavailable(f"{error.uri} was out of reach: garbage collection looked at it") from error
             raise
 
     def _find(self, uri: str) -> tuple[Path, Path]:

@@ -45,6 +45,12 @@ def collect_blobs(root: Path, older_than_seconds: float, is_named: Callable[[Seq
     return deleted
 
 
+def was_out_of_reach(root: Path, digest: str) -> bool:
+    """Whether a blob that was not found may be there all the same: a collector has taken it aside, or put it back."""
+    # In this order: it is put back before it is aside no more.
+    return is_digest(digest) and ((root / "staging" / (_ASIDE + digest)).exists() or blob_path(root, digest).exists())
+
+
 def clear_staging(root: Path, older_than_seconds: float) -> int:
     """Delete staged files that nobody has written to for that long; how many. Raises: OSError."""
     before = time.time() - older_than_seconds
