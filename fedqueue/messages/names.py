@@ -51,5 +51,11 @@ QUEUE_OF: Final[Mapping[str, str]] = {
     METRICS_ADD: EVENTS_QUEUE,
 }
 
+# How RabbitMQ keeps each of the hub's queues. Whoever declares one must say the same, or is refused.
+RABBITMQ_QUEUE_ARGUMENTS: Final[Mapping[str, str | int]] = {
+    "x-queue-type": "quorum",
+    "x-delivery-limit": 1_000_000_000,  # none that is ever met: a message over it would be gone
+}
+
 # Larger data does not belong on a broker: it goes to the store, and its reference on the wire.
 INLINE_DATA_LIMIT: Final = 256 * 1024

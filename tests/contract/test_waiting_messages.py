@@ -67,6 +67,24 @@ def test_what_is_given_back_is_there_at_once(bench: Bench) -> None:
     assert bench.is_rabbitmq or numbers == [0, 1, 2, 3, 4, 5]
 
 
+def test_what_is_given_back_over_and_over_is_kept(bench: Bench) -> None:
+    """An outage of the database gives all that wait back, again and again; RabbitMQ 4 by itself drops them then."""
+    bench.send(*range(3))
+    given_back = 0
+    while given_back < 200:
+        taken = bench.drain.take([TASK], "a")
+        given_back += len(taken)
+        taken.settle()
+    bench.drain.close()
+    left: list[int] = []
+
+    def all_of_them() -> bool:
+        left.extend(bench.numbers_left())
+        return sorted(left) == [0, 1, 2]
+
+    soon(all_of_them)
+
+
 @pytest.mark.parametrize(
     "unwanted",
     [

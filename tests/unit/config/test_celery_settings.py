@@ -86,7 +86,9 @@ def test_the_names_spelt_here_are_those_of_the_wire_contract() -> None:
     assert len(spelt) == 12
 
 
-def test_updates_aggregations_and_events_have_queues_of_their_own_and_all_else_the_fourth(celery: dict[str, Any]) -> None:
+def test_updates_aggregations_and_events_have_queues_of_their_own_and_all_else_the_fourth(
+    celery: dict[str, Any],
+) -> None:
     assert [queue.name for queue in celery["task_queues"]] == list(names.QUEUES)
     assert celery["task_routes"] == {task: {"queue": queue} for task, queue in names.QUEUE_OF.items()}
     assert celery["task_routes"][names.UPDATES_SUBMIT] == {"queue": names.UPDATES_QUEUE}
@@ -112,7 +114,7 @@ def test_beat_remembers_nothing_in_a_pickle(celery: dict[str, Any]) -> None:
 
 def test_on_rabbitmq_the_queues_are_quorum_queues_and_answers_come_back_over_it() -> None:
     celery = celery_settings(load_settings(env_file=None, broker_url="amqp://broker"))
-    assert [queue.queue_arguments for queue in celery["task_queues"]] == [{"x-queue-type": "quorum"}] * 4
+    assert [queue.queue_arguments for queue in celery["task_queues"]] == [dict(names.RABBITMQ_QUEUE_ARGUMENTS)] * 4
     assert celery["task_default_queue_type"] == "quorum"
     assert celery["result_backend"] == "rpc://"
     assert celery["broker_transport_options"] == {"confirm_publish": True}
