@@ -139,6 +139,14 @@ class BaseModelDataConnector(ABC):
         """A writer for a model of those tensors; left without `commit()`, it leaves nothing behind."""
 
     @abstractmethod
+    def hold(self, ref: BlobRef) -> None:
+        """Keep garbage collection from the blob until a row names it: to be called in the transaction that writes one.
+
+        However long ago it was stored: its worker may have slept since. Raises: StoreUnavailable, also if it was
+        collected meanwhile, so that whoever stored it does so again.
+        """
+
+    @abstractmethod
     def collect_garbage(self, older_than_seconds: float, is_named: Callable[[Sequence[str]], AbstractSet[str]]) -> int:
         """Delete blobs older than that which `is_named(digests) -> set of those to keep` does not keep; how many."""
 

@@ -208,6 +208,15 @@ class FileModelDataConnector(BaseModelDataConnector):
             else:
                 yield SafetensorsWriter(self._root, file, tensors, metadata)
 
+    def hold(self, ref: BlobRef) -> None:
+        """Set the blob's clock anew, so that garbage collection leaves it until a row names it.
+
+        Raises: StoreUnavailable, also if it was collected meanwhile.
+        """
+        path = self._path_of(ref)
+        with working_in(path):
+            os.utime(path)
+
     def collect_garbage(self, older_than_seconds: float, is_named: Callable[[Sequence[str]], AbstractSet[str]]) -> int:
         """Delete blobs older than that which `is_named(digests)` does not keep, and old staged files; how many
         blobs. Raises: StoreUnavailable."""

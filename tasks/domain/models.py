@@ -80,6 +80,7 @@ def create_model(hub: Hub, message: CreateModel) -> FederatedModel:
         model = hub.metadata.add_federated_model(described)
         hub.metadata.add_audit(model, AuditAction.CREATE, message.user_id)
         if initial is not None:
+            hub.model_data.hold(initial)
             artifact = hub.metadata.add_model_artifact(ModelArtifact(0, model.id, INITIAL_VERSION, initial))
             model = hub.metadata.change_federated_model(model, {"initial_artifact_id": artifact.id})
         for client_id in message.clients:

@@ -92,6 +92,9 @@ def _post(hub: Hub, begun: Begun, recipe: Recipe, cooked: Cooked) -> ModelAggreg
     """The second transaction: aggregate, lineage, manifest, state, updates, feed, status, follow-ups; all or none."""
     metadata, updates = hub.metadata, begun.updates
     model = _lock_there(hub, begun)
+    for stored in (cooked.data, cooked.state):
+        if stored is not None:
+            hub.model_data.hold(stored)
     result = AggregateResult(
         data=cooked.data,
         num_updates=len(updates),

@@ -125,6 +125,8 @@ def _insert(hub: Hub, message: SubmitModelUpdate, payload_digest: str, intake: _
         code, reason = ReasonCode.UNREGISTERED_CLIENT, _unregistered(message, model)
     elif code is None:
         code, reason = _judge(model, message, intake, base_number)
+    if intake.blob is not None:
+        hub.model_data.hold(intake.blob)
     if code is None and model.tensors is None:
         metadata.change_federated_model(model, {"tensors": intake.tensors})
     update = metadata.add_model_update(

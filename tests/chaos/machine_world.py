@@ -205,6 +205,23 @@ class World:
         self.turn(LEASE_MS + 1)
         self.look(Fate())
 
+    def doze(self) -> None:
+        """The whole machine sleeps for a day amid a round; garbage is collected before anything else is done."""
+        self.look("sleeps")
+        self._doze("lives")
+
+    def doze_at(self, message: Message, point: Failpoint) -> None:
+        """The same with that message, at that point."""
+        self.deliver(self.waiting.index(message), Fate(sleeps_at=point))
+        assert self.asleep, f"its worker did not come by {point}"
+        self._doze(Fate())
+
+    def _doze(self, fate: Fate | str) -> None:
+        self.turn(DAY_MS)
+        self.collect()
+        self.deliver(-1, Fate())
+        self.wake(-1, fate)
+
     def serve(self, count: int) -> None:
         """So many messages are delivered to workers that live, the oldest first."""
         for _ in range(count):

@@ -69,6 +69,20 @@ def test_a_worker_that_sleeps_at_a_failpoint_wakes_up_fenced_off(
         assert world.tally.outcomes["fenced"] == (point is not Failpoint.POST_COMMITTED)
 
 
+@pytest.mark.parametrize("kind", [MemoryGround, SqliteGround])
+def test_a_day_asleep_with_a_stored_result_names_no_blob_that_was_collected(kind: Callable[[Path], Ground]) -> None:
+    """A laptop is shut between a round's result and its post. When it wakes up, the hourly collection comes first."""
+    with _world_on(kind) as world:
+        world.create(data_format="safetensors", requirement="require_x_updates", requirement_args=[2])
+        for client in (0, 1):
+            world.submit(client, client, 1, 0, "lives")
+        world.doze_at(world.waiting[-1], Failpoint.RESULT_STORED)
+        assert world.tally.points[Failpoint.GARBAGE_TAKEN_ASIDE], "nothing was collected: this has shown nothing"
+        assert world.tally.outcomes["posted"] == 0
+        world.drain()
+        assert world.tally.outcomes["posted"] == 1
+
+
 def _die_once(kind: Callable[[Path], Ground], point: Failpoint) -> None:
     with _world_on(kind) as world:
         tour(world, point)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
@@ -20,7 +21,7 @@ from tasks.domain.models import publish_model
 from tasks.domain.rounds import run_round
 from tests.chaos.domain_hub import add_model, domain_hub, submit
 from tests.chaos.facts import Facts, read_facts
-from tests.chaos.invariants import Accepted, unaccounted, violations
+from tests.chaos.invariants import Accepted, orphans, unaccounted, violations
 
 
 @dataclass
@@ -178,6 +179,15 @@ TAMPERED = {
         "I5",
         "INSERT INTO model_audit (id, model_id, action) VALUES (98, 1, 'INITIATED'), (99, 1, 'RUNNING')",
     ),
+    "a run that the feed lets go back": (
+        "I5",
+        "UPDATE model_log SET event_type = 'INITIATED' WHERE event_type = 'RUNNING'",
+    ),
+    "a new run that has no name": (
+        "I5",
+        "INSERT INTO model_audit (id, model_id, action) VALUES (98, 1, 'STOPPED'), (99, 1, 'INITIATED')",
+        "UPDATE federated_model SET status = 'INITIATED'",
+    ),
     "a round the feed tells of twice": (
         "I6",
         "INSERT INTO model_log SELECT 99, NULL, model_id, run_id, trust_id, fl_client_name, event_type, log, success, "
@@ -254,6 +264,26 @@ def test_it_catches_a_blob_that_was_changed_and_one_that_is_gone(kept: Kept) -> 
     finally:
         undo()
     assert kept.found() == []
+
+
+def test_a_new_run_begins_anew_without_going_back(kept: Kept) -> None:
+    kept.run(
+        "INSERT INTO model_audit (id, model_id, action) VALUES (98, 1, 'STOPPED'), (99, 1, 'INITIATED')",
+        "INSERT INTO model_log (id, model_id, run_id, event_type, success, details) VALUES "
+        "(98, 1, NULL, 'STOPPED', 1, '{}'), (99, 1, '00000000-0000-0000-0000-000000000001', 'INITIATED', 1, '{}')",
+        "UPDATE federated_model SET status = 'INITIATED'",
+    )
+    assert kept.found() == []
+
+
+def test_it_catches_a_blob_that_nobody_names_and_what_is_left_in_staging(kept: Kept, tmp_path: Path) -> None:
+    stores = {path_of(row["data_uri"]).parents[2] for row in kept.facts().aggregates}
+    copy = shutil.copytree(stores.pop(), tmp_path / "copy")
+    assert orphans(kept.facts(), copy) == []
+    (copy / "sha256" / "00").mkdir()
+    (copy / "sha256" / "00" / ("0" * 64)).touch()
+    (copy / "staging" / "half").touch()
+    assert [found[:2] for found in orphans(kept.facts(), copy)] == ["I7", "I7"]
 
 
 def test_data_that_retention_let_go_is_not_missed(kept: Kept) -> None:

@@ -441,6 +441,18 @@ def test_what_a_killed_collector_took_out_of_the_way_is_put_back(store: FileMode
     assert _files(store) == [path_of(ref.uri)]
 
 
+def test_a_blob_that_is_held_is_as_good_as_new(store: FileModelDataConnector) -> None:
+    """Its worker slept for a day between storing it and naming it."""
+    kept, lost = (store.push_model_data_to_storage(MODEL, data) for data in (b"kept", b"lost"))
+    _age(path_of(kept.uri))
+    _age(path_of(lost.uri))
+    store.hold(kept)
+    assert store.collect_garbage(600, lambda digests: set()) == 1
+    assert _files(store) == [path_of(kept.uri)]
+    with pytest.raises(StoreUnavailable):
+        store.hold(lost)
+
+
 def test_old_staged_files_go_and_young_ones_stay(store: FileModelDataConnector) -> None:
     staging = store.root / "staging"
     staging.mkdir()
