@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
 import pymysql
 import pytest
-from sqlalchemy import select, text, update
+from sqlalchemy import event, select, text, update
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 
 from connectors.errors import DatabaseUnavailable, DatabaseUnsuitable, StatementTooLarge
@@ -18,7 +19,7 @@ from connectors.records import AggregateResult, FederatedModel, ModelArtifact, N
 from connectors.sql import mariadb
 from connectors.sql.clock import now_ms
 from connectors.sql.connector import SqlAlchemyMetadataConnector
-from connectors.sql.rows import FederatedModelRow
+from connectors.sql.rows import FederatedModelRow, ModelUpdateRow
 from tests.chaos.facts import connect_mariadb
 from tests.contract.conftest import World
 from tests.debian_servers import fresh_mariadb_database, mariadb_server
@@ -303,3 +304,59 @@ def test_a_passing_fault_of_the_server_is_told_from_ours(mariadb_url: str) -> No
         transaction.session.execute(text("SELECT no_such_column FROM federated_model"))
     assert isinstance(ours.value.orig, pymysql.err.OperationalError)
     hub.close()
+
+
+def test_what_waits_is_found_without_a_look_at_what_is_done(hub: SqlAlchemyMetadataConnector, world: World) -> None:
+    """Every sweep asks. MariaDB has no partial indexes: its size must be the work that is open, not the history."""
+    model = world.model()
+    for _ in range(3):
+        world.update(model)
+        world.post(model)
+    with hub.transaction() as transaction:
+        columns = ", ".join(c.name for c in ModelUpdateRow.__table__.columns if c.name not in ("id", "submission_id"))
+        for _ in range(11):
+            transaction.session.execute(
+                text(f"INSERT INTO model_update (submission_id, {columns}) SELECT UUID(), {columns} FROM model_update")
+            )
+        transaction.session.execute(
+            text(
+                "INSERT INTO outbox (`key`, task, payload, attempts, created_at, sent_at) "
+                "SELECT UUID(), 't', '{}', 1, created_at, created_at FROM model_update"
+            )
+        )
+    with hub.transaction():
+        hub.add_outbox_message("waits", "t", {})
+    waiting = world.update(model)
+    with hub.engine.connect() as connection:
+        connection.exec_driver_sql("ANALYZE TABLE model_update, outbox").all()
+    for ask, least in ((hub.pull_models_to_aggregate, 6000), (hub.pull_outbox_messages, 6000)):
+        with counting_rows_read(hub) as read:
+            assert len(ask()) == 1
+        assert 0 < read[0] < least / 100
+    assert waiting.id > 6000
+
+
+@contextmanager
+def counting_rows_read(hub: SqlAlchemyMetadataConnector) -> Iterator[list[int]]:
+    """How many rows, of indexes and tables, the server goes through for what this thread asks in the block."""
+    read = [0]
+    engine = hub.engine
+
+    def total(connection: Any) -> int:
+        with closing(connection.cursor()) as cursor:
+            cursor.execute("SHOW SESSION STATUS LIKE 'Handler_read%'")
+            return sum(int(value) for _, value in cursor.fetchall())
+
+    def taken(connection: Any, *_: Any) -> None:
+        read[0] -= total(connection)
+
+    def returned(connection: Any, *_: Any) -> None:
+        read[0] += total(connection)
+
+    event.listen(engine, "checkout", taken)
+    event.listen(engine, "checkin", returned)
+    try:
+        yield read
+    finally:
+        event.remove(engine, "checkout", taken)
+        event.remove(engine, "checkin", returned)

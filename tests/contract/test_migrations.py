@@ -36,7 +36,13 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[SqlAlch
 
 def _differences(database: SqlAlchemyMetadataConnector) -> list[Any]:
     with database.engine.connect() as connection:
-        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        kind = connection.dialect.name
+
+        def is_of_this_kind(item: Any, *_: Any) -> bool:
+            return kind in item.info.get("dialects", (kind,))
+
+        opts = {"compare_type": True, "include_object": is_of_this_kind}
+        context = MigrationContext.configure(connection, opts=opts)
         return list(compare_metadata(context, Base.metadata))
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
-from sqlalchemy import JSON, BigInteger, DateTime, Dialect, Integer, MetaData, String, Text, TypeDecorator
+from sqlalchemy import JSON, BigInteger, DateTime, Dialect, Index, Integer, MetaData, String, Text, TypeDecorator
 from sqlalchemy.dialects.mysql import DATETIME as MySqlDateTime
 from sqlalchemy.dialects.mysql import MEDIUMTEXT
 from sqlalchemy.dialects.postgresql import JSONB
@@ -64,6 +64,13 @@ class Base(DeclarativeBase):
         Any: Json,
         int: BigInteger(),
     }
+
+
+def index_on(dialects: tuple[str, ...], name: str, *columns: str, **options: Any) -> Index:
+    """An index that databases of these kinds alone have. `info` says so to whoever compares schemas."""
+    index = Index(name, *columns, info={"dialects": dialects}, **options)
+    index.ddl_if(callable_=lambda *_, dialect, **__: dialect.name in dialects)
+    return index
 
 
 def now() -> datetime:

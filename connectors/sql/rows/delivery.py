@@ -5,11 +5,11 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import CheckConstraint, ForeignKey, Index, String, text
+from sqlalchemy import CheckConstraint, ForeignKey, String, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from connectors.records import DeadLetterOutcome
-from connectors.sql.rows.base import Base, BigId, Json, LongText, RowId, now, one_of
+from connectors.sql.rows.base import Base, BigId, Json, LongText, RowId, index_on, now, one_of
 
 
 class OutboxRow(Base):
@@ -28,12 +28,14 @@ class OutboxRow(Base):
     sent_at: Mapped[datetime | None]
 
     __table_args__ = (
-        Index(
+        index_on(
+            ("postgresql", "sqlite"),
             "ix_outbox_unsent",
             "id",
             postgresql_where=text("sent_at IS NULL"),
             sqlite_where=text("sent_at IS NULL"),
         ),
+        index_on(("mariadb",), "ix_outbox_unsent_first", "sent_at", "id"),
     )
 
 

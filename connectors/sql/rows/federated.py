@@ -21,7 +21,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import Mapped, mapped_column
 
 from connectors.records import DataFormat, ModelStatus, ReasonCode, RoundState, UpdateStatus
-from connectors.sql.rows.base import Base, BigId, Json, LongText, RowId, now, one_of
+from connectors.sql.rows.base import Base, BigId, Json, LongText, RowId, index_on, now, one_of
 
 
 class FederatedModelRow(Base):
@@ -145,13 +145,16 @@ class ModelUpdateRow(Base):
         ),
         Index("ix_model_update_model_id_status", "model_id", "status", "id"),
         # What the sweep walks: its size is the work that is open, not the history.
-        Index(
+        index_on(
+            ("postgresql", "sqlite"),
             "ix_model_update_open",
             "model_id",
             "not_before",
             postgresql_where=text("status IN ('PENDING', 'FAILED', 'RUNNING')"),
             sqlite_where=text("status IN ('PENDING', 'FAILED', 'RUNNING')"),
         ),
+        # MariaDB has no partial indexes: what is open stands together in a whole one.
+        index_on(("mariadb",), "ix_model_update_open_first", "status", "not_before", "model_id"),
     )
 
 

@@ -208,14 +208,19 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_outbox")),
         sa.UniqueConstraint("key", name=op.f("uq_outbox_key")),
     )
-    op.create_index(
-        "ix_outbox_unsent",
-        "outbox",
-        ["id"],
-        unique=False,
-        postgresql_where=sa.text("sent_at IS NULL"),
-        sqlite_where=sa.text("sent_at IS NULL"),
-    )
+    # MariaDB has no partial indexes: what is open stands together in a whole one.
+    on_mariadb = op.get_bind().dialect.name == "mariadb"
+    if on_mariadb:
+        op.create_index("ix_outbox_unsent_first", "outbox", ["sent_at", "id"])
+    else:
+        op.create_index(
+            "ix_outbox_unsent",
+            "outbox",
+            ["id"],
+            unique=False,
+            postgresql_where=sa.text("sent_at IS NULL"),
+            sqlite_where=sa.text("sent_at IS NULL"),
+        )
     op.create_table(
         "client_aggregate_score",
         sa.Column("id", BIG_ID, autoincrement=True, nullable=False),
@@ -315,14 +320,17 @@ def upgrade() -> None:
     )
     op.create_index(op.f("ix_model_update_data_digest"), "model_update", ["data_digest"], unique=False)
     op.create_index("ix_model_update_model_id_status", "model_update", ["model_id", "status", "id"], unique=False)
-    op.create_index(
-        "ix_model_update_open",
-        "model_update",
-        ["model_id", "not_before"],
-        unique=False,
-        postgresql_where=sa.text("status IN ('PENDING', 'FAILED', 'RUNNING')"),
-        sqlite_where=sa.text("status IN ('PENDING', 'FAILED', 'RUNNING')"),
-    )
+    if on_mariadb:
+        op.create_index("ix_model_update_open_first", "model_update", ["status", "not_before", "model_id"])
+    else:
+        op.create_index(
+            "ix_model_update_open",
+            "model_update",
+            ["model_id", "not_before"],
+            unique=False,
+            postgresql_where=sa.text("status IN ('PENDING', 'FAILED', 'RUNNING')"),
+            sqlite_where=sa.text("status IN ('PENDING', 'FAILED', 'RUNNING')"),
+        )
     op.create_table(
         "round",
         sa.Column("model_id", BIG_ID, nullable=False),
