@@ -40,6 +40,10 @@ class StartFailed(ProcessError):
         self.log = log
 
 
+class BackupRefused(ProcessError):
+    """A backup that can't be taken, or brought back, as asked."""
+
+
 class PlaceRefused(ProcessError):
     """A folder for private things is not private."""
 

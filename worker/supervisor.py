@@ -138,7 +138,7 @@ class Supervisor:
     def _run(self, seconds: float) -> None:
         try:
             self.settings.home.mkdir(parents=True, exist_ok=True)
-            with _home_held(self.settings):
+            with home_held(self.settings):
                 try:
                     self._start_all(time.monotonic() + seconds)
                     if not self._ending.is_set():
@@ -272,7 +272,7 @@ class Supervisor:
 
 
 @contextmanager
-def _home_held(settings: Settings) -> Iterator[IO[str]]:
+def home_held(settings: Settings) -> Iterator[IO[str]]:
     """The home folder is this process's alone; the kernel gives it back whatever becomes of the process.
 
     Raises: AlreadyRunning.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from worker.cli import checks, combine, demo, letters, processes, provenance, reading, runs, trusts, views
+from worker.cli import backups, checks, combine, demo, letters, processes, provenance, reading, runs, trusts, views
 
 app = typer.Typer(
     name="python -m worker",
@@ -18,6 +18,7 @@ processes.add_to(app)
 checks.add_to(app)
 views.add_to(app)
 letters.add_to(app)
+backups.add_to(app)
 reading.add_to(app)
 combine.add_to(app)
 provenance.add_to(app)
