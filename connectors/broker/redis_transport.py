@@ -22,6 +22,7 @@ from kombu.transport import redis as stock
 from kombu.transport import virtual
 from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import loads
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError
 
 # KEYS: the lists in the order they are asked in, the hash of unacknowledged messages and its index. ARGV: the time.
@@ -170,8 +171,15 @@ class Channel(stock.Channel):
 
     @contextlib.contextmanager
     def conn_or_acquire(self, client: Any = None) -> Iterator[Any]:
-        """A client of this channel's pool: one for all its commands, where the stock one makes one for each."""
+        """A client of this channel's pool: one for all its commands, where the stock one makes one for each.
+
+        Raises: redis.ConnectionError on a channel that was closed, whose user then asks for another one.
+        """
         if client is None:
+            if self.connection is None:
+                # The stock one ends in an AttributeError, which a producer takes for no fault of its connection: it
+                # would go on with this channel for ever, and a task that sends something would have failed.
+                raise RedisConnectionError("the channel was closed with its connection")
             # The pool is another after a fork.
             if self._shared is None or self._shared.connection_pool is not self.pool:
                 self._shared = self._create_client()

@@ -242,6 +242,19 @@ def test_cut_connections_are_made_again(numbers: Numbers) -> None:
         soon(numbers.are_done(*range(number + 1)), 20)
 
 
+def test_a_producer_whose_channel_was_closed_finds_another(valkey: Server) -> None:
+    """As one is whose connection broke while it was being made anew: it lies in its pool, its channel closed."""
+    take_safely_from_redis()
+    queue = f"sent.{os.urandom(4).hex()}"
+    with Celery("sender", broker=valkey.url, set_as_current=False) as app:
+        for _ in range(3):
+            with app.producer_pool.acquire(block=True) as producer:
+                producer.publish({}, routing_key=queue, serializer="json", retry=True, declare=[Queue(queue)])
+                producer.channel.close()
+    with redis.Redis.from_url(valkey.url) as line:
+        assert line.llen(queue) == 3
+
+
 def test_a_server_that_falls_silent_is_left(numbers: Numbers, tmp_path: Path) -> None:
     """A look whose answer does not come is given up: the broker's machine may have vanished without a word."""
 
