@@ -80,7 +80,8 @@ class Client(RunCalls, TrustCalls, FeedCalls, ReadingCalls):
 
     Every call raises: InvalidArgument (nothing was sent), Rejected (the hub refused), HubUnavailable or NoAnswer
     (unknown whether it was carried out; says how to repeat), HubFailed (a fault of the hub). Updates and events wait
-    while `max_waiting` of their kind wait at the broker already, and raise HubBusy when their time is over.
+    while `max_waiting` of their kind (twice as many, if the call waits for its answer) wait at the broker already, and
+    raise HubBusy when their time is over.
     """
 
     def __init__(

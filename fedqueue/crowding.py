@@ -12,8 +12,8 @@ from typing import Any, Final
 
 from fedqueue.messages.names import EVENTS_QUEUE, UPDATES_QUEUE
 
-# By what a sender waits at most: some ten seconds of a worker's time.
-DEFAULT_MOST: Final = 1_000
+# What one worker does in a few seconds: so long waits who comes last, and no worker is ever without work.
+DEFAULT_MOST: Final = 500
 # Only what outsiders send in numbers. A question is answered whatever else waits.
 _WATCHED: Final = (UPDATES_QUEUE, EVENTS_QUEUE)
 _LOOK_EVERY: Final = 0.25  # seconds, as long as there is room aplenty
@@ -27,14 +27,19 @@ class Crowding:
         self._now = now
         self._seen: dict[str, tuple[float, int]] = {}  # when, and how many; what this process sent since is added
 
-    def find_excess(self, queue: str, look: Callable[[], int]) -> int | None:
-        """How many wait in the queue, if those are too many for one more; `look` asks the broker."""
+    def find_excess(self, queue: str, look: Callable[[], int], *, is_awaited: bool) -> int | None:
+        """How many wait in the queue, if those are too many for one more; `look` asks the broker.
+
+        There is room for as many again of those whose senders wait: who waits sends one at a time, and must not be
+        kept out by who does not.
+        """
         if queue not in _WATCHED:
             return None
+        most = 2 * self._most if is_awaited else self._most
         at, waiting = self._seen.get(queue, (float("-inf"), 0))
         if self._now() >= at + _LOOK_EVERY or waiting >= self._most // 2:
             at, waiting = self._now(), look()
-        if waiting >= self._most:
+        if waiting >= most:
             self._seen[queue] = (at, waiting)
             return waiting
         self._seen[queue] = (at, waiting + 1)

@@ -74,7 +74,9 @@ class CeleryTransport:
         queue = QUEUE_OF.get(task, CONTROL_QUEUE)
         try:
             with lines.producer() as producer:
-                excess = self._crowding.find_excess(queue, lambda: lines.length_of(queue, producer))
+                excess = self._crowding.find_excess(
+                    queue, lambda: lines.length_of(queue, producer), is_awaited=answered
+                )
                 if excess is not None:
                     raise BrokerFull(f"{excess} messages wait in {queue} already")
                 lines.app.send_task(
