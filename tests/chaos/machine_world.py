@@ -79,6 +79,13 @@ class Tally:
     outcomes: Counter[str] = field(default_factory=Counter)
     steps: int = 0
 
+    def clear(self) -> None:
+        """Begin anew."""
+        self.points.clear()
+        self.deaths.clear()
+        self.outcomes.clear()
+        self.steps = 0
+
     @property
     def crashes(self) -> int:
         """How many workers have died."""
@@ -193,6 +200,13 @@ class World:
         """A callback's status."""
         message = {"model_id": str(self.model.uuid), "status": status, "event_id": str(uuid4())}
         self.send(names.MODELS_UPDATE_STATUS, message)
+
+    def then(self, sending: tuple[Any, ...], how: str) -> None:
+        """One of the above, taken at once by a worker of that fate, unless it "waits"."""
+        what, *details = sending
+        getattr(self, what)(*details)
+        if how != "waits":
+            self.deliver(-1, how)
 
     def look(self, fate: Fate | str) -> None:
         """A hint, taken at once."""

@@ -46,7 +46,7 @@ from tests.chaos.invariants import violations
 from tests.chaos.machine_rows import rows_in
 
 # An example on a file takes ten times as long as one in memory.
-SHORT_FORM = 100
+SHORT_FORM = 60
 EXAMPLES = int(os.environ.get("MACHINE_EXAMPLES", SHORT_FORM))
 
 _CLIENTS = 3
