@@ -246,11 +246,13 @@ def test_a_producer_whose_channel_was_closed_finds_another(valkey: Server) -> No
     """As one is whose connection broke while it was being made anew: it lies in its pool, its channel closed."""
     take_safely_from_redis()
     queue = f"sent.{os.urandom(4).hex()}"
-    with Celery("sender", broker=valkey.url, set_as_current=False) as app:
+    with (
+        Celery("sender", broker=valkey.url, set_as_current=False) as app,
+        app.producer_pool.acquire(block=True) as producer,
+    ):
         for _ in range(3):
-            with app.producer_pool.acquire(block=True) as producer:
-                producer.publish({}, routing_key=queue, serializer="json", retry=True, declare=[Queue(queue)])
-                producer.channel.close()
+            producer.publish({}, routing_key=queue, serializer="json", retry=True)
+            producer.channel.close()
     with redis.Redis.from_url(valkey.url) as line:
         assert line.llen(queue) == 3
 
