@@ -77,6 +77,12 @@ _HEADERS: Final[Mapping[str, Check]] = {
 class GatedConsumer(Consumer):
     """Celery's, behind the gate."""
 
+    class Blueprint(Consumer.Blueprint):
+        """Celery's steps without its queues for delays."""
+
+        # On RabbitMQ it would declare 28 quorum queues, and leave them empty: direct exchanges make no use of them.
+        default_steps = [step for step in Consumer.Blueprint.default_steps if "delayed_delivery" not in step]  # noqa: RUF012
+
     refused = 0  # since this process began
 
     def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[[Any], Any]:

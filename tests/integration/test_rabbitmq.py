@@ -172,6 +172,9 @@ def test_operators_see_workers_and_queues(place: Place) -> None:
         seen = json.loads(place.command("status", "--json"))
         assert seen["queues"] == dict.fromkeys(QUEUES, 0)
         assert [(each["worker"], each["health"]) for each in seen["workers"]] == [("one@here", "alive")]
+        with place.app().connection_for_write() as connection:
+            assert _exists(connection, CONTROL_QUEUE)
+            assert not _exists(connection, "celery_delayed_0"), "queues that nothing uses"
     with place.client(timeout=1) as client:
         client.send_events([{"model_id": uuid4(), "log": f"nobody there {n}"} for n in range(5)])
     until(lambda: json.loads(place.command("status", "--json"))["queues"]["fedqueue.events"] == 1)
