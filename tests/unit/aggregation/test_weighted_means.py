@@ -135,6 +135,11 @@ def test_only_the_proportion_of_weights_matters(scale: float) -> None:
     assert mean.tolist() == pytest.approx([4.0], rel=1e-3 if scale < 1e-310 else 1e-15)
 
 
+def test_values_are_added_in_the_order_given() -> None:
+    """1 + 1e16 - 1e16 is 0 in float64; from the other end it would be 1, and the mean a third."""
+    assert _mean(_updates([1.0], [1e16], [-1e16])).tolist() == [0.0]
+
+
 def test_values_near_the_largest_float64_do_not_overflow() -> None:
     assert _mean(_updates([1e308], [1e308], [1e308])).tolist() == pytest.approx([1e308])
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from connectors.records import UpdateStatus
-from tasks.domain.notifications import send_waiting
+from connectors.records import ModelStatus, UpdateStatus
+from tasks.domain.lifecycle import advance
+from tasks.domain.notifications import send_waiting, tell
 from tasks.domain.rounds import run_round
 from tests.unit.domain.conftest import Bench
 
@@ -95,3 +96,25 @@ def test_what_the_broker_does_not_take_waits_and_what_it_took_is_not_sent_again(
     assert len(told.metadata.pull_outbox_messages()) == 2
     assert send_waiting(told.hub) == 2
     assert taken[0] not in [message["key"] for _, message, _ in told.sent]
+
+
+def test_what_was_undone_is_told_to_nobody(told: Bench) -> None:
+    """A notification is written with its cause, and goes with it."""
+    model, _ = told.model()
+    send_waiting(told.hub)
+    before = len(told.sent)
+    with told.metadata.transaction() as transaction:
+        advance(told.hub, told.metadata.lock_model(model), ModelStatus.RUNNING)
+        transaction.set_rollback()
+    assert send_waiting(told.hub) == 0
+    assert len(told.sent) == before
+
+
+def test_one_fact_is_told_under_one_key_however_often_it_comes_about(told: Bench) -> None:
+    """A transaction may be run again, or the same fact found by two: its receiver hears of one."""
+    model, _ = told.model()
+    send_waiting(told.hub)
+    for _ in range(2):
+        with told.metadata.transaction():
+            tell(told.hub, model, "model.finished", f"model.finished:{model.uuid}:0", {"status": "ERROR"})
+    assert [message.key for message in told.metadata.pull_outbox_messages()] == [f"model.finished:{model.uuid}:0"]
