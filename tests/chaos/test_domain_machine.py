@@ -46,7 +46,7 @@ from tests.chaos.invariants import violations
 from tests.chaos.machine_rows import rows_in
 
 # An example on a file takes ten times as long as one in memory.
-SHORT_FORM = 60
+SHORT_FORM = 80
 EXAMPLES = int(os.environ.get("MACHINE_EXAMPLES", SHORT_FORM))
 
 _CLIENTS = 3
@@ -304,7 +304,7 @@ def _migrated() -> Path:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize(("machine", "examples"), [(RoundsInMemory, EXAMPLES), (RoundsInSqlite, EXAMPLES // 3)])
+@pytest.mark.parametrize(("machine", "examples"), [(RoundsInMemory, EXAMPLES), (RoundsInSqlite, EXAMPLES * 2 // 5)])
 def test_no_order_of_events_breaks_an_invariant(machine: type[Rounds], examples: int) -> None:
     _reached.clear()
     run_state_machine_as_test(
