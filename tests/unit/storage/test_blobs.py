@@ -24,7 +24,7 @@ def test_a_blob_is_on_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: p
         synced[found.st_ino] = found.st_size
 
     def note_name(source: Any, target: Any) -> None:
-        found = os.stat(source)
+        found = Path(source).stat()
         named.append((found.st_size, synced.get(found.st_ino, -1)))
         link(source, target)
 
