@@ -23,7 +23,7 @@ from kombu.transport import virtual
 from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import loads
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError
+from redis.exceptions import NoScriptError, OutOfMemoryError
 
 # KEYS: the lists in the order they are asked in, the hash of unacknowledged messages and its index. ARGV: the time.
 TAKE: Final = """
@@ -52,6 +52,8 @@ return nil
 """
 
 _PEEK: Final = "PEEK "
+# How long nothing is asked of a server at its `maxmemory`, once there is nothing left to take.
+_FULL_SECONDS: Final = 1.0
 
 _log = structlog.get_logger(__name__)
 
@@ -96,13 +98,14 @@ class Channel(stock.Channel):
         self._digest = ""
         self._unacknowledging: set[str] = set()  # queues whose consumers acknowledge nothing
         self._shared: Any = None
+        self._rests_until = 0.0
         super().__init__(*args, **kwargs)
 
     # --- taking ------------------------------------------------------------------------------------
 
     def _brpop_start(self, timeout: float | None = None) -> None:  # noqa: ARG002  # as the stock one is called
         queues = self._queue_cycle.consume(len(self.active_queues))
-        if not queues:
+        if not queues or time.monotonic() < self._rests_until:
             return
         lists = [self._q_for_pri(queue, priority) for priority in self.priority_steps for queue in queues]
         if not self._digest:
@@ -213,6 +216,10 @@ class Channel(stock.Channel):
             self._in_poll = None
         try:
             client.parse_response(client.connection, "BLMOVE")
+        except OutOfMemoryError:
+            # A server without memory refuses even to move an entry to its own place. What waits it still gives out:
+            # it is asked for that, now and then, until there is room; an error would end the whole worker.
+            self._rests_until = time.monotonic() + _FULL_SECONDS
         except self.connection_errors:
             client.connection.disconnect()
             raise
