@@ -24,6 +24,7 @@ _LONGEST_RESEND: Final = 60.0
 # What ends a task without a word about the message: the worker was killed, or what it leans on was away.
 _PASSING: Final = frozenset(
     {
+        "ConnectionError",  # the answer could not be written down, as it seemed
         "DatabaseUnavailable",
         "OperationalError",
         "SoftTimeLimitExceeded",
@@ -31,6 +32,7 @@ _PASSING: Final = frozenset(
         "TaskRevokedError",  # as Celery calls a task that it cancelled for its broker was gone
         "Terminated",
         "TimeLimitExceeded",
+        "TimeoutError",
         "Unavailable",
         "WorkerLostError",
         "WorkerShutdown",

@@ -18,9 +18,10 @@ class KeptRequest(Request):
 
     def cancel(self, pool: Any, signal: Any = None, emit_retry: bool = True) -> None:
         """End it without a word to the broker, which delivers its message again."""
-        super().cancel(pool, signal, emit_retry)
-        # What on_failure asks before it announces a revocation. Celery sets it for those alone that were begun.
+        # What on_failure asks before it announces a revocation. Celery sets it for those alone that were begun, and
+        # whose cancellation could be written down: in a result store that went away with the broker it can't.
         self._already_cancelled = True
+        super().cancel(pool, signal, emit_retry)
 
 
 class HubTask(Task):

@@ -179,7 +179,7 @@ class Channel(stock.Channel):
         Raises: redis.ConnectionError on a channel that was closed, whose user then asks for another one.
         """
         if client is None:
-            if self.connection is None:
+            if self.connection is None or self.connection.client is None:
                 # The stock one ends in an AttributeError, which a producer takes for no fault of its connection: it
                 # would go on with this channel for ever, and a task that sends something would have failed.
                 raise RedisConnectionError("the channel was closed with its connection")

@@ -98,9 +98,9 @@ def test_a_hub_that_never_answers_is_told_from_a_broker_that_is_away() -> None:
     assert isinstance(error.value, TimeoutError)
 
 
-@pytest.mark.parametrize("failure", ["WorkerLostError", "TaskRevokedError"])
+@pytest.mark.parametrize("failure", ["WorkerLostError", "TaskRevokedError", "ConnectionError", "TimeoutError"])
 def test_a_killed_worker_costs_another_try_and_its_stale_result_is_not_read_again(failure: str) -> None:
-    """Or one that lost its broker, and revoked what it was at."""
+    """Or one that lost its broker, and revoked what it was at; or could not write the answer down."""
     script = Script([Reply(failure=failure, failure_text="signal 9"), Reply(value=1)])
     assert script.ask() == 1
     first, second = script.sent

@@ -86,6 +86,22 @@ def test_a_cancelled_task_is_left_to_the_broker(app: HubCelery, begun: bool) -> 
     assert pool.terminated == ([4711] if begun else [])
 
 
+def test_a_result_store_that_went_away_as_well_changes_nothing(app: HubCelery, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Celery notes there that the task was cancelled, before anything else; the process is ended by then."""
+    acknowledged: list[str] = []
+    request = request_for(app, KeptRequest, acknowledged)
+    request.time_start, request.worker_pid = 1.0, 4711
+
+    def away(*_: object, **__: object) -> None:
+        raise ConnectionError("closed by server")
+
+    monkeypatch.setattr(app.backend, "mark_as_retry", away)
+    with pytest.raises(ConnectionError):
+        request.cancel(Pool(), "TERM")
+    end(request)
+    assert acknowledged == []
+
+
 def test_celerys_own_request_would_lose_it(app: HubCelery) -> None:
     """Should this fail some day, Celery has been mended, and worker/cancelling.py may go."""
     acknowledged: list[str] = []
