@@ -117,6 +117,18 @@ def rabbitmq_server() -> Iterator[Server]:
                 subprocess.run(["epmd", "-port", str(epmd_port), "-kill"], check=False, capture_output=True)
 
 
+def rabbitmqctl(server: Server, *arguments: str) -> str:
+    """What RabbitMQ's own tool says when it is told that of the node."""
+    done = subprocess.run(
+        ["/usr/lib/rabbitmq/bin/rabbitmqctl", "--quiet", *arguments],
+        env=server.environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout
+
+
 def _program(name: str) -> str:
     found = shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/bin")
     if found is None:

@@ -29,7 +29,7 @@ def interpolated(value: Any, variables: Mapping[str, str]) -> Any:
     Raises: VariableMissing with the file's own message.
     """
     if isinstance(value, dict):
-        return {key: interpolated(inner, variables) for key, inner in value.items()}
+        return type(value)((key, interpolated(inner, variables)) for key, inner in value.items())
     if isinstance(value, list):
         return [interpolated(inner, variables) for inner in value]
     if not isinstance(value, str):
@@ -51,9 +51,45 @@ def _one(match: re.Match[str], variables: Mapping[str, str]) -> str:
     return match["rest"] if how.endswith("-") else ""
 
 
-def read_compose(variables: Mapping[str, str]) -> dict[str, Any]:
-    """docker-compose.yml as compose understands it with these variables set."""
-    found: dict[str, Any] = interpolated(yaml.safe_load((ROOT / "docker-compose.yml").read_text()), variables)
+def read_compose(variables: Mapping[str, str], *overrides: str) -> dict[str, Any]:
+    """docker-compose.yml, and what each override (`mariadb`: docker-compose.mariadb.yml) makes of it, as compose
+    understands them with these variables set.
+    """
+    found: dict[str, Any] = {}
+    for name in ("docker-compose.yml", *(f"docker-compose.{override}.yml" for override in overrides)):
+        found = _merged(found, interpolated(yaml.load((ROOT / name).read_text(), _ComposeLoader), variables))
+    return found
+
+
+class _ComposeLoader(yaml.SafeLoader):
+    """YAML with compose's two tags."""
+
+
+class _Reset:
+    """`!reset`: what the files before say here is gone."""
+
+
+class _Override(dict[str, Any]):
+    """`!override`: in place of what the files before say here."""
+
+
+def _override(loader: _ComposeLoader, node: yaml.MappingNode) -> _Override:
+    return _Override({str(name): value for name, value in loader.construct_mapping(node, deep=True).items()})
+
+
+_ComposeLoader.add_constructor("!reset", lambda *_: _Reset())
+_ComposeLoader.add_constructor("!override", _override)
+
+
+def _merged(base: Any, over: Any) -> Any:
+    """One file after another, by compose's rules for mappings. Lists never meet here, and are not understood."""
+    if isinstance(over, _Override) or not isinstance(base, dict) or not isinstance(over, dict):
+        assert not (isinstance(base, list) and isinstance(over, list)), f"two lists meet: {over}"
+        return dict(over) if isinstance(over, _Override) else over
+    found = {name: value for name, value in base.items() if not isinstance(over.get(name), _Reset)}
+    for name, value in over.items():
+        if not isinstance(value, _Reset):
+            found[name] = _merged(found.get(name), value)
     return found
 
 

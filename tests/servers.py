@@ -49,7 +49,7 @@ class Server:
         self._answers = answers
         self._user = user
         self._gentle = gentle
-        self._environment = dict(environment or {"PATH": os.environ.get("PATH", ""), "LANG": "C"})
+        self.environment = dict(environment or {"PATH": os.environ.get("PATH", ""), "LANG": "C"})
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -66,7 +66,7 @@ class Server:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=self._environment,
+                env=self.environment,
                 start_new_session=True,
                 user=self._user,
                 group=None if self._user is None else pwd.getpwnam(self._user).pw_gid,
