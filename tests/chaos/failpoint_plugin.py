@@ -17,6 +17,7 @@ import random
 import signal
 import time
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -90,10 +91,15 @@ def turn_off(folder: Path) -> None:
     (folder / _OFF).touch()
 
 
+def turn_on(folder: Path) -> None:
+    """The end of `turn_off`."""
+    (folder / _OFF).unlink(missing_ok=True)
+
+
 class Killer:
     """Kills this process now and then. It is asked in the worker's parent and in its pool's processes alike."""
 
-    def __init__(self, environment: os._Environ[str]) -> None:
+    def __init__(self, environment: Mapping[str, str]) -> None:
         self._folder = Path(environment[_FOLDER])
         self._seed = environment["FAILPOINT_SEED"]
         self._probability = float(environment["FAILPOINT_PROBABILITY"])

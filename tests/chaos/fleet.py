@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,16 +23,18 @@ _START_SECONDS = 60.0
 class Fleet:
     """Prefork workers of one hub: `celery -A worker worker`, each restarted at once when it has ended."""
 
-    def __init__(self, settings: Settings, logs: Path, workers: int) -> None:
+    def __init__(self, settings: Settings, logs: Path, workers: int, variables: Mapping[str, str]) -> None:
         self.settings = settings
         self.logs = logs
         self.names = [f"chaos{number}@localhost" for number in range(1, workers + 1)]
-        environment = process_environment(settings)
+        environment = process_environment(settings) | dict(variables)
         self._children = [
             Child(name, "worker", worker_command(["--hostname", name]), environment, logs / f"{name}.log")
             for name in self.names
         ]
         self._ending = threading.Event()
+        self._logged: dict[str, int] = {}  # bytes of its log that were there when a worker was started
+        self._ready: dict[str, int] = {}  # process ids of those that have said so since
         # It starts them itself: the kernel ends a child with the thread that started it.
         self._supervisor = threading.Thread(target=self._supervise, name="chaos-supervisor", daemon=True)
 
@@ -58,10 +60,23 @@ class Fleet:
         """Process ids of the workers that run."""
         return [child.pid for child in self._children if child.ended is None and child.pid is not None]
 
-    def pool(self) -> list[int]:
-        """Process ids of all their pools' processes."""
+    def ready(self) -> list[int]:
+        """Process ids of the workers that run and have come up: a process that dies earlier takes its worker along."""
+        for child in self._children:
+            if child.pid is not None and self._ready.get(child.name) != child.pid and self._has_come_up(child):
+                self._ready[child.name] = child.pid
+        return [pid for pid in self.parents() if pid in self._ready.values()]
+
+    def _has_come_up(self, child: Child) -> bool:
+        with contextlib.suppress(FileNotFoundError), child.log.open("rb") as log:
+            log.seek(self._logged.get(child.name, 0))
+            return b" ready." in log.read()
+        return False
+
+    def pool(self, parents: Sequence[int] | None = None) -> list[int]:
+        """Process ids of their pools' processes; all of them, or those of some."""
         found = []
-        for parent in self.parents():
+        for parent in self.parents() if parents is None else parents:
             with contextlib.suppress(psutil.NoSuchProcess):
                 found += [process.pid for process in psutil.Process(parent).children()]
         return found
@@ -72,24 +87,33 @@ class Fleet:
 
     def _supervise(self) -> None:
         for child in self._children:
-            child.start()
+            self._start(child)
         while not self._ending.wait(0.05):
             for child in self._children:
                 if child.ended is not None:
                     child.restarts += 1
-                    child.start()
+                    self._start(child)
         for child in self._children:
             child.kill_family()
 
+    def _start(self, child: Child) -> None:
+        logged = child.log.stat().st_size if child.log.exists() else 0
+        self._logged[child.name] = logged
+        child.start()
+        # A long log was set aside.
+        self._logged[child.name] = min(logged, child.log.stat().st_size)
+
 
 @contextmanager
-def fleet_running(settings: Settings, logs: Path, workers: int = 2) -> Iterator[Fleet]:
-    """The schema made, the workers ready; ended by force with the block."""
+def fleet_running(
+    settings: Settings, logs: Path, workers: int = 2, variables: Mapping[str, str] | None = None
+) -> Iterator[Fleet]:
+    """The schema made, the workers ready; ended by force with the block. `variables`: for their environment."""
     settings.home.mkdir(parents=True, exist_ok=True)
     metadata = build_metadata(settings)
     metadata.update_database()
     metadata.close()
-    fleet = Fleet(settings, logs, workers)
+    fleet = Fleet(settings, logs, workers, variables or {})
     try:
         fleet.start()
         yield fleet

@@ -2,6 +2,7 @@
 
 A round is over in some milliseconds, so a blow at random would hardly meet one. The aimed ones watch the database,
 with plain SQL, for a claim, hold the process that the round says has it, and strike if the claim is still there.
+What fells a process at a chosen line of its work is another's: tests/chaos/failpoints.py.
 """
 
 from __future__ import annotations
@@ -10,37 +11,40 @@ import contextlib
 import os
 import random
 import signal
-import sqlite3
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from functools import partial
 
 import psutil
-import psycopg
-import pymysql
-from pymysql.cursors import Cursor
 
-from tests.chaos.facts import connect_mariadb
 from tests.chaos.fleet import Fleet
+from tests.chaos.questions import Questions, questions_to
 
 _CLAIMED = "SELECT worker FROM round WHERE state = 'CLAIMED'"
 
-# A parent takes seconds to come back: more of its deaths would show waiting and little else.
-_BLOWS = (*["kill child"] * 3, *["stop child"] * 3, "kill parent")
+# A child is back in a tenth of a second, a parent in seconds: more of its deaths would show waiting and little else.
+_BLOWS = {"kill child": 12, "stop child": 5, "kill parent": 1}
+
+# Two blows have an update between them, unless there is none for so long: a slow machine is not beaten to a standstill.
+_PROGRESS = "SELECT MAX(id) FROM model_update"
+_PATIENCE = 3.0
+
+# How long an aimed blow waits for somebody to have a round, and how often it looks.
+_AIMING = 0.3
+_LOOK = 0.002
 
 
 class Havoc(threading.Thread):
     """Strikes until stopped. `struck` counts what was done, `aimed` how often at a process with a round."""
 
-    def __init__(self, fleet: Fleet, seed: int, *, pause: float = 0.4) -> None:
+    def __init__(self, fleet: Fleet, seed: int, *, pause: float = 0.5) -> None:
         super().__init__(name="chaos-havoc", daemon=True)
         self.struck: Counter[str] = Counter()
         self.aimed: Counter[str] = Counter()
         self._fleet = fleet
         self._pause = pause
         self._draw = random.Random(f"havoc {seed}")
+        self._newest = 0
         self._ending = threading.Event()
         self._asleep: dict[int, float] = {}
         self._failure: BaseException | None = None
@@ -67,41 +71,52 @@ class Havoc(threading.Thread):
             raise self._failure
 
     def _strike_all(self) -> None:
-        claimed = _claim_reader(self._fleet.settings.database_url)
         aim = False
-        while not self._ending.wait(self._draw.uniform(0.2, 1.8) * self._pause):
-            self._wake_due()
-            blow = self._draw.choice(_BLOWS)
-            aim = not aim
-            target = self._held_in_a_round(claimed) if aim else None
-            found = target or self._anyone()
-            if found is not None and self._strike(blow, found) and target is not None:
-                self.aimed[blow] += 1
+        with questions_to(self._fleet.settings.database_url) as questions:
+            while not self._ending.wait(self._draw.uniform(0.2, 1.8) * self._pause):
+                self._wait_for_progress(questions)
+                blow = self._draw.choices(list(_BLOWS), list(_BLOWS.values()))[0]
+                if blow == "kill parent" and len(self._fleet.ready()) < len(self._fleet.names):
+                    blow = "kill child"
+                aim = not aim
+                target = self._held_in_a_round(questions) if aim else None
+                found = target or self._anyone()
+                if found is not None and self._strike(blow, found) and target is not None:
+                    self.aimed[blow] += 1
 
-    def _held_in_a_round(self, claimed: Callable[[], Sequence[int]]) -> int | None:
+    def _wait_for_progress(self, questions: Questions) -> None:
+        until = time.monotonic() + _PATIENCE
+        while True:
+            self._wake_due()
+            newest = questions.count(_PROGRESS)
+            if newest != self._newest or time.monotonic() > until or self._ending.wait(0.05):
+                self._newest = newest
+                return
+
+    def _held_in_a_round(self, questions: Questions) -> int | None:
         """A pool process with a round under way: stopped first, and looked at again before it is taken for one."""
-        until = time.monotonic() + 2.0
+        until = time.monotonic() + _AIMING
         while time.monotonic() < until and not self._ending.is_set():
-            for pid in claimed():
+            for pid in _claimed(questions):
                 if pid in self._asleep or not self._is_ours(pid):
                     continue
                 time.sleep(self._draw.uniform(0, 0.005))
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGSTOP)
-                    if pid in claimed():
+                    if pid in _claimed(questions):
                         return pid
                     os.kill(pid, signal.SIGCONT)
-            time.sleep(0.001)
+            time.sleep(_LOOK)
         return None
 
     def _is_ours(self, pid: int) -> bool:
         try:
-            return psutil.Process(pid).ppid() in self._fleet.parents()
+            return psutil.Process(pid).ppid() in self._fleet.ready()
         except psutil.NoSuchProcess:
             return False
 
     def _anyone(self) -> int | None:
-        pool = [pid for pid in self._fleet.pool() if pid not in self._asleep]
+        pool = [pid for pid in self._fleet.pool(self._fleet.ready()) if pid not in self._asleep]
         return self._draw.choice(pool) if pool else None
 
     def _strike(self, blow: str, pid: int) -> bool:
@@ -132,23 +147,6 @@ class Havoc(threading.Thread):
             os.kill(pid, signal.SIGCONT)
 
 
-def _claim_reader(database_url: str) -> Callable[[], list[int]]:
-    """Asks for the process ids of those with a round under way."""
-    if database_url.startswith("sqlite"):
-        path = database_url.removeprefix("sqlite:///")
-        file = sqlite3.connect(f"file:{path}?mode=ro", uri=True, isolation_level=None, timeout=30)
-        return lambda: [_pid(worker) for (worker,) in file.execute(_CLAIMED)]
-    if database_url.startswith("mariadb"):
-        return partial(_claims_in_mariadb, connect_mariadb(database_url))
-    server = psycopg.connect(database_url.replace("+psycopg", ""), autocommit=True)
-    return lambda: [_pid(worker) for (worker,) in server.execute(_CLAIMED)]
-
-
-def _claims_in_mariadb(server: pymysql.Connection[Cursor]) -> list[int]:
-    with server.cursor() as rows:
-        rows.execute(_CLAIMED)
-        return [_pid(worker) for (worker,) in rows.fetchall()]
-
-
-def _pid(worker: str) -> int:
-    return int(worker.partition("@")[0])
+def _claimed(questions: Questions) -> list[int]:
+    """Process ids of those that have a round under way, or had one when they died."""
+    return [int(worker.partition("@")[0]) for (worker,) in questions.ask(_CLAIMED)]

@@ -1,14 +1,16 @@
-"""Submissions from several processes, and what their senders were told."""
+"""Submissions, and all else that a hub is told, from several processes; and what their senders were told."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -17,16 +19,31 @@ import numpy as np
 
 from config.settings import Settings
 from fedqueue import Client
+from fedqueue.messages import names
 from tests.chaos.facts import Facts, read_facts
 from tests.chaos.invariants import Accepted
-from tests.chaos.submitter import Plan
+from tests.chaos.questions import questions_to
+from tests.chaos.sending import Plan
+from tests.chaos.submitter import JSON_LAYERS
 from tests.hubs import ROOT, environment
+from worker.bootstrap import HubCelery
 from worker.children import die_with_parent
 
-PARAMETERS = 60_000
+# Rounds of one update, rounds of four and of two: many claims, and claims of many.
+_GATES = (1, 4, 2)
 
-# Rounds of one update, and rounds of four: many claims, and claims of many.
-_GATES = (1, 4)
+
+@dataclass(frozen=True)
+class Load:
+    """How much is sent: to how many models, by how many processes of how many threads, each with that pause."""
+
+    models: int = 2
+    json_models: int = 0
+    parameters: int = 60_000
+    processes: int = 2
+    submitters: int = 2
+    tellers: int = 0
+    pause: float = 0.05
 
 
 @dataclass
@@ -35,31 +52,64 @@ class Told:
 
     accepted: list[Accepted] = field(default_factory=list)
     rejected: list[UUID] = field(default_factory=list)
+    events: dict[UUID, UUID] = field(default_factory=dict)  # that must be in the feed or a metric, and their models
+    refused: dict[UUID, UUID] = field(default_factory=dict)  # that must not
+    scored: set[tuple[int, UUID]] = field(default_factory=set)  # (aggregate, client)
+    deleted: set[UUID] = field(default_factory=set)  # models, though some perhaps a moment later
+    orphans: list[Path] = field(default_factory=list)  # blobs that nobody will name
     unanswered: int = 0
     problems: list[str] = field(default_factory=list)
 
+    def add(self, entry: dict[str, Any]) -> None:
+        """One line of a journal."""
+        match entry:
+            case {"accepted": submission, "num_examples": examples}:
+                self.accepted.append(Accepted(UUID(submission), examples))
+            case {"rejected": submission}:
+                self.rejected.append(UUID(submission))
+            case {"told": event, "model": model}:
+                self.events[UUID(event)] = UUID(model)
+            case {"refused": event, "model": model}:
+                self.refused[UUID(event)] = UUID(model)
+            case {"scored": aggregate, "client": client}:
+                self.scored.add((aggregate, UUID(client)))
+            case {"deleted": model}:
+                self.deleted.add(UUID(model))
+            case {"orphan": path}:
+                self.orphans.append(Path(path))
+            case {"unanswered": _}:
+                self.unanswered += 1
+            case _:
+                self.problems.append(str(entry))
+
 
 class Traffic:
-    """Two models, their clients, and processes that submit to them until `finish`."""
+    """Models, their clients, and processes that send until `finish`."""
 
-    def __init__(self, settings: Settings, folder: Path, seed: int, processes: int, threads: int, pause: float) -> None:
+    def __init__(self, settings: Settings, folder: Path, seed: int, load: Load) -> None:
         self._settings = settings
         self._folder = folder
-        self.models = self._make_models()
-        self._plans = [folder / f"submitter{number}.json" for number in range(processes)]
-        clients = [str(client) for client in self._clients]
+        self._clients: list[UUID] = []
+        arrays, lists = {"w": np.zeros(load.parameters, np.float32)}, [[0.0] * size for size in JSON_LAYERS]
+        with Client(settings.broker_url, settings.result_url, settings.store_url, resend_after=1.0) as hub:
+            self.models = [self._make_model(hub, gate, arrays) for gate in islice(cycle(_GATES), load.models)]
+            json_models = [self._make_model(hub, gate, lists) for gate in islice(cycle(_GATES), load.json_models)]
+        self._plans = [folder / f"sender{number}.json" for number in range(load.processes)]
         for number, path in enumerate(self._plans):
             Plan(
                 settings.broker_url,
                 settings.result_url,
                 settings.store_url,
                 [str(model) for model in self.models],
-                clients,
-                PARAMETERS,
-                threads,
-                pause,
+                [str(model) for model in json_models],
+                [str(client) for client in self._clients],
+                load.parameters,
+                load.submitters,
+                load.tellers,
+                load.pause,
                 seed + number,
             ).write(path)
+        self.models += json_models
         self._running = [
             subprocess.Popen(
                 [sys.executable, "-m", "tests.chaos.submitter", str(path)],
@@ -71,26 +121,19 @@ class Traffic:
             for path in self._plans
         ]
 
-    def _make_models(self) -> list[UUID]:
-        settings = self._settings
-        with Client(settings.broker_url, settings.result_url, settings.store_url) as hub:
-            models = [
-                hub.create_model(
-                    initial={"w": np.zeros(PARAMETERS, np.float32)},
-                    requirement="require_x_updates",
-                    requirement_args=[gate],
-                    allow_repeats=True,
-                ).model_id
-                for gate in _GATES
-            ]
-            self._clients = [hub.register_client(models[0]).client_id for _ in range(4)]
+    def _make_model(self, hub: Client, gate: int, initial: Any) -> UUID:
+        model = hub.create_model(
+            initial=initial, requirement="require_x_updates", requirement_args=[gate], allow_repeats=True
+        ).model_id
+        if not self._clients:
+            self._clients = [hub.register_client(model).client_id for _ in range(4)]
+        else:
             for client in self._clients:
-                for model in models[1:]:
-                    hub.register_client(model, client)
-        return models
+                hub.register_client(model, client)
+        return model
 
     def finish(self, seconds: float) -> Told:
-        """Let every submission under way be answered, and then every update be counted. Raises: AssertionError."""
+        """Let every call under way be answered, and then every update be counted. Raises: AssertionError."""
         deadline = time.monotonic() + seconds
         for path in self._plans:
             path.with_suffix(".stop").touch()
@@ -98,7 +141,7 @@ class Traffic:
             try:
                 code = process.wait(max(0.1, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
-                raise AssertionError(f"submissions stayed unanswered for {seconds} s: {self.told()}") from None
+                raise AssertionError(f"calls stayed unanswered for {seconds} s") from None
             assert code == 0, path.with_suffix(".log").read_text()
         settings = self._settings
         with Client(settings.broker_url, settings.result_url, settings.store_url, resend_after=1.0) as hub:
@@ -118,32 +161,47 @@ class Traffic:
         told = Told()
         for path in self._plans:
             for journal in sorted(self._folder.glob(f"{path.stem}.*.journal")):
-                for line in journal.read_text().splitlines():
-                    _add(told, json.loads(line))
+                # The last line may be half written.
+                for line in journal.read_text().splitlines(keepends=True):
+                    if line.endswith("\n"):
+                        told.add(json.loads(line))
         return told
 
 
-def _add(told: Told, entry: dict[str, Any]) -> None:
-    if "accepted" in entry:
-        told.accepted.append(Accepted(UUID(entry["accepted"]), entry["num_examples"]))
-    elif "rejected" in entry:
-        told.rejected.append(UUID(entry["rejected"]))
-    elif "unanswered" in entry:
-        told.unanswered += 1
-    else:
-        told.problems.append(entry["problem"])
-
-
 @contextmanager
-def traffic_running(
-    settings: Settings, folder: Path, seed: int, *, processes: int = 2, threads: int = 2, pause: float = 0.05
-) -> Iterator[Traffic]:
-    """Submissions all the while."""
-    traffic = Traffic(settings, folder, seed, processes, threads, pause)
+def traffic_running(settings: Settings, folder: Path, seed: int, load: Load | None = None) -> Iterator[Traffic]:
+    """Calls all the while."""
+    traffic = Traffic(settings, folder, seed, load or Load())
     try:
         yield traffic
     finally:
         traffic.kill()
+
+
+@contextmanager
+def garbage_collected(settings: Settings, every: float = 1.0) -> Iterator[None]:
+    """The hub told, again and again, to collect what no row names."""
+    ending = threading.Event()
+
+    def tell() -> None:
+        with HubCelery(settings) as app:
+            while not ending.wait(every):
+                app.send_task(names.MAINTENANCE_GARBAGE, args=[{}], expires=10, ignore_result=True)
+
+    telling = threading.Thread(target=tell, name="chaos-garbage", daemon=True)
+    telling.start()
+    try:
+        yield
+    finally:
+        ending.set()
+        telling.join()
+
+
+_UNDER_WAY = {
+    "updates": "SELECT id, status FROM model_update WHERE status NOT IN ('COMPLETE', 'INVALID') ORDER BY id LIMIT 20",
+    "models held": "SELECT id, lease_until FROM federated_model WHERE lease_until IS NOT NULL",
+    "follow-ups": "SELECT id, task FROM outbox WHERE sent_at IS NULL ORDER BY id LIMIT 20",
+}
 
 
 def settled(database_url: str, seconds: float) -> tuple[Facts, float]:
@@ -152,14 +210,11 @@ def settled(database_url: str, seconds: float) -> tuple[Facts, float]:
     Raises: AssertionError with what still is, after `seconds`.
     """
     began = time.monotonic()
-    while True:
-        facts = read_facts(database_url)
-        waiting = [f"{u['id']} {u['status']}" for u in facts.updates if u["status"] not in ("COMPLETE", "INVALID")]
-        held = [model["id"] for model in facts.models if model["lease_until"] is not None]
-        if not waiting and not held:
-            return facts, time.monotonic() - began
-        assert time.monotonic() < began + seconds, f"after {seconds} s: updates {waiting}, models held {held}"
-        time.sleep(0.1)
+    with questions_to(database_url) as questions:
+        while left := {what: rows for what, asked in _UNDER_WAY.items() if (rows := questions.ask(asked))}:
+            assert time.monotonic() < began + seconds, f"after {seconds} s: {left}"
+            time.sleep(0.1)
+    return read_facts(database_url), time.monotonic() - began
 
 
 def wait_until(what: str, holds: Callable[[], object], seconds: float) -> None:
