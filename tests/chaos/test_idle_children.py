@@ -12,6 +12,7 @@ import random
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -37,7 +38,7 @@ def hang(run: Run) -> tuple[int, float, float]:
     return len(pool), seen, time.monotonic() - began
 
 
-def hang_again_and_again(times: int, folder: Path, evidence: Evidence, **settings: float) -> None:
+def hang_again_and_again(times: int, folder: Path, evidence: Evidence, **settings: Any) -> None:
     """One worker, its pool hung so many times under traffic, each time until it was replaced."""
     stopped, seen, restarted = 0, [], []
     with (
