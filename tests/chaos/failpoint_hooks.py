@@ -6,6 +6,7 @@ A transaction is told by the verbs that were called in it: nothing here knows a 
 from __future__ import annotations
 
 import math
+import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
@@ -245,11 +246,22 @@ def _storing(original: Any) -> Any:
 
 
 def _keeping(original: Any) -> Any:
-    def keep_blob(*args: Any, **named: Any) -> Any:
-        reach(Failpoint.RESULT_STAGED if _state.combining else Failpoint.STAGED)
-        return original(*args, **named)
+    def keep_blob(root: Any, file: Any, *args: Any, **named: Any) -> Any:
+        with _left_behind(file):
+            reach(Failpoint.RESULT_STAGED if _state.combining else Failpoint.STAGED)
+        return original(root, file, *args, **named)
 
     return keep_blob
+
+
+@contextmanager
+def _left_behind(file: Any) -> Iterator[None]:
+    """A staged file as a dead process leaves it, whose `finally` clears nothing away."""
+    try:
+        yield
+    except Died:
+        os.link(file.name, f"{file.name}-left")
+        raise
 
 
 def _writing(original: Any) -> Any:
@@ -257,7 +269,8 @@ def _writing(original: Any) -> Any:
         half = values.size // 2
         if _state.combining and half:
             original(self, name, start, values[:half])
-            reach(Failpoint.HALF_WRITTEN)
+            with _left_behind(self._file):
+                reach(Failpoint.HALF_WRITTEN)
             start, values = start + half, values[half:]
         original(self, name, start, values)
 
