@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from fedqueue.signing import Signer
 
 _REPLY_QUEUE_SECONDS: Final = 600
+_JSON: Final = ("application/json", "utf-8")
 
 
 class AnswerRefused(Exception):
@@ -116,7 +117,7 @@ def _opened(stored: Any, task_id: str, signer: Signer | None) -> Any:
     try:
         if signer is not None:
             return signer.open(stored)
-        return loads(stored, "application/json", "utf-8", accept=("application/json",))
+        return loads(stored, *_JSON, accept=_JSON[:1])  # type: ignore[no-untyped-call]
     except (ValueError, KombuError) as error:
         raise AnswerRefused(f"what lies where the answer to {task_id} belongs is none: {error}") from error
 

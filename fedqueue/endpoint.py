@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,6 +126,7 @@ def _address(url: str, field: str) -> Address:
 
 def masked(url: str) -> str:
     """The URL without its password, fit for a message."""
+    url = re.sub(r"([?&](?:ssl)?password=)[^&#]*", r"\1***", url, flags=re.I)
     parts = urlsplit(url)
     if "@" not in parts.netloc:
         return url

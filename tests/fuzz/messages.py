@@ -227,10 +227,10 @@ def envelopes(seed: int) -> tuple[Parse, Callable[[], bytes]]:
             return False  # the script that takes it puts it aside
         if not isinstance(raw, dict):
             return False
-        message = channel.message_to_python(raw)
+        message = channel.Message(raw, channel=channel)
         if message.errors or find_fault(message, is_signed=False) is not None:
             return False
-        arguments, named, _ = message.decode()
+        arguments, named, _ = message.decode()  # type: ignore[no-untyped-call]
         assert isinstance(arguments, list)
         assert isinstance(named, dict)
         assert isinstance(message.headers["task"], str)

@@ -163,11 +163,15 @@ class JsonMutator:
             name, inner = random.choice(_TYPED)
             return {"__type__": name, "__value__": dict(inner) if isinstance(inner, dict) else inner}
         if kind == 4:
-            return self._nested(random.choice((3, 60, 120, 700)))
+            return self._nested(3 if is_inner else random.choice((3, 60, 120, 700)))
         if kind == 5:
             if is_inner:
                 return []
-            return [self.value(True) for _ in range(random.choice((0, 1, 2, 3)))] * random.choice((1, 1, 30, 1200))
+            items = [self.value(True) for _ in range(random.choice((0, 1, 2, 3)))]
+            # Not of what can be changed: a change to one would be one to all, and the next multiplies it again.
+            return (
+                items if any(isinstance(item, dict | list) for item in items) else items * random.choice((1, 30, 1200))
+            )
         if kind == 6:
             return {random.choice(_WORDS): random.choice(_NUMBERS) for _ in range(random.choice((0, 1, 3)))}
         return random.choice((None, True, False))

@@ -60,7 +60,7 @@ def worker(tmp_path_factory: pytest.TempPathFactory, broker: Server, parties: Pa
         "FEDQUEUE_NOTIFY_TASK": "somebody.elses.task",
         "FEDQUEUE_NOTIFY_QUEUE": NOTES,
     }
-    with worker_of(home, **settings, **variables_of(files_of(parties, "hub"))) as running:
+    with worker_of(home, {**settings, **variables_of(files_of(parties, "hub"))}) as running:
         yield running
 
 

@@ -50,9 +50,12 @@ class Worker:
 
 
 @contextmanager
-def worker_of(home: Path, *, is_ready: bool = True, **variables: str) -> Iterator[Worker]:
+def worker_of(
+    home: Path, settings: Mapping[str, str] | None = None, *, is_ready: bool = True, **more: str
+) -> Iterator[Worker]:
     """`celery -A worker worker` with one process on a migrated database; killed with all it started when it is over."""
     home.mkdir(parents=True, exist_ok=True)
+    variables = {**(settings or {}), **more}
     if is_ready:
         migrated = run_worker_command(home, "migrate", **variables)
         assert migrated.returncode == 0, migrated.stdout + migrated.stderr
