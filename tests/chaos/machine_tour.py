@@ -7,7 +7,8 @@ from typing import Final
 
 from connectors.records import UpdateStatus
 from tests.chaos.failpoints import Failpoint
-from tests.chaos.machine_world import DAY_MS, LEASE_MS, Fate, World
+from tests.chaos.machine_workers import Fate
+from tests.chaos.machine_world import DAY_MS, LEASE_MS, World
 
 _REST_MS = 120_000  # beyond the rest of any update
 

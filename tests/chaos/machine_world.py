@@ -11,12 +11,10 @@ from __future__ import annotations
 
 import os
 import random
-import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from functools import cache
+from dataclasses import dataclass
+from functools import cache, partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
@@ -30,36 +28,19 @@ from config.settings import Settings
 from connectors.errors import ModelDataError, StoreUnavailable, Unavailable
 from connectors.records import ReasonCode
 from connectors.storage import FileModelDataConnector
-from fedqueue.messages import EditModel, Policy, names
+from fedqueue.messages import names
 from tasks.aggregation import TooFewUpdates
 from tasks.domain.errors import RunNotBegun
-from tasks.domain.models import edit_model
 from tasks.hub import Hub
 from tests.chaos.domain_hub import add_model
-from tests.chaos.failpoints import SUSPENDABLE, Died, Failpoint, Life, acting, reach
-from tests.chaos.invariants import orphans, violations
+from tests.chaos.failpoints import Died, Failpoint, Life, acting, reach
 from tests.chaos.machine_grounds import Ground
+from tests.chaos.machine_workers import Fate, Sleeper, Tally
 from worker.bootstrap import TASK_MODULES
 
 CLIENTS: Final = 3
 LEASE_MS: Final = 30_000
 DAY_MS: Final = 25 * 3600 * 1000
-_PATIENCE: Final = 60.0  # seconds that a sleeper may take to come to its next stop
-_LONG: Final = 10_000_000  # beyond any lease and any rest of a failed update
-
-# Reasons for which an update that was accepted may not count after all.
-_EXCUSES: Final = {"STALE", "DUPLICATE", "POISON", "CORRUPT"}
-
-
-@dataclass
-class Fate:
-    """What becomes of the worker that a message is delivered to."""
-
-    dies_after: int | None = None  # failpoints; None: it lives
-    dies_at: Failpoint | None = None
-    sleeps_after: int | None = None  # failpoints amid a round; None: it does not
-    sleeps_at: Failpoint | None = None
-    fault: str | None = None  # of the store, or of the round: away, corrupt, few
 
 
 @dataclass(eq=False)
@@ -70,28 +51,6 @@ class Message:
     payload: Mapping[str, Any]
 
 
-@dataclass
-class Tally:
-    """What was reached and done, over all examples of a run."""
-
-    points: Counter[Failpoint] = field(default_factory=Counter)  # reached
-    deaths: Counter[Failpoint] = field(default_factory=Counter)
-    outcomes: Counter[str] = field(default_factory=Counter)
-    steps: int = 0
-
-    def clear(self) -> None:
-        """Begin anew."""
-        self.points.clear()
-        self.deaths.clear()
-        self.outcomes.clear()
-        self.steps = 0
-
-    @property
-    def crashes(self) -> int:
-        """How many workers have died."""
-        return self.deaths.total()
-
-
 class World:
     """One hub, its broker, one model, its clients, and any number of workers."""
 
@@ -99,6 +58,7 @@ class World:
         self.ground = ground
         self.folder = folder
         self.tally = tally
+        self.corrupted = 0  # updates that the store gave back as other bytes
         self.luck = random.Random(0)
         self.waiting: list[Message] = []  # delivered and acknowledged in any order
         self.acknowledged: list[Message] = []
@@ -286,7 +246,7 @@ class World:
         if fate.sleeps_after is None and fate.sleeps_at is None:
             self.work(message, self._life(fate))
             return
-        sleeper = Sleeper(self, message, fate)
+        sleeper = Sleeper(partial(self.work, message), self.tally.points, fate)
         sleeper.go_on()
         if not sleeper.is_done:
             self.asleep.append(sleeper)
@@ -363,6 +323,7 @@ class World:
             sleeps(point)
             if point is Failpoint.OPENED and fate.fault is not None:
                 self.tally.outcomes[f"fault: {fate.fault}"] += 1
+                self.corrupted += fate.fault == "corrupt"
                 raise _FAULTS[fate.fault]()
 
         return Life(self.tally.points, dies, sleeps=fails)
@@ -372,157 +333,6 @@ class World:
             self.waiting.append(Message(task, dict(message)))
         else:
             self.told.append((message["key"], dict(message)))
-
-    # --- what must hold -----------------------------------------------------------------------------
-
-    def judge(self) -> None:
-        """What holds at every moment, as far as rows can tell."""
-        assert violations(self.ground.facts(), quiet=False, blobs=False) == []
-
-    def drain(self) -> None:
-        """Everybody who is dead is given up, the rest let through; then everything is judged, values and all.
-
-        Half of those who sleep are dead, too; the others wake up when all is over, and must change nothing any more.
-        """
-        for sleeper in self.asleep[::2]:
-            sleeper.end()
-        self.asleep = self.asleep[1::2]
-        self._deliver_all()  # edits of the requirement among them
-        edit_model(self.hub, EditModel(model_id=self.model.uuid, changes=Policy(requirement=None)))
-        for submission_id, message in self.submissions.items():
-            if submission_id not in self.answers:
-                self.send(names.UPDATES_SUBMIT, message)
-        self._come_to_rest()
-        self._judge_at_rest()
-        before = self._totals()
-        while self.asleep:
-            self.wake(0, "lives")
-        self._deliver_all()
-        assert self._totals() == before, "a zombie has changed what was over"
-        self._judge_at_rest()
-        self.turn(DAY_MS)
-        self.collect()
-        self._deliver_all()
-        self._judge_at_rest()
-        assert orphans(self.ground.facts(), self.folder / "store") == []
-
-    def _totals(self) -> object:
-        facts = self.ground.facts()
-        return [(a["number"], a["data_digest"]) for a in facts.aggregates], [u["status"] for u in facts.updates]
-
-    def _come_to_rest(self) -> None:
-        quiet = 0
-        for _ in range(100):
-            self.turn(_LONG)
-            self.sweep()
-            before = self._totals()
-            self._deliver_all()
-            # The first may have found the dead, whose updates then rest a while.
-            quiet = quiet + 1 if self._totals() == before else 0
-            if quiet == 2:
-                return
-        raise AssertionError("the rounds come to no end")
-
-    def _deliver_all(self) -> None:
-        for _ in range(2000):
-            if not self.waiting:
-                return
-            self.deliver(0, Fate())
-        raise AssertionError(f"the messages come to no end: {[m.task for m in self.waiting[:5]]}")
-
-    def _judge_at_rest(self) -> None:
-        facts = self.ground.facts()
-        assert violations(facts, quiet=True) == []
-        is_over = facts.models[0]["status"] == "ERROR"
-        updates = {str(update["submission_id"]): update for update in facts.updates}
-        assert updates.keys() <= self.submissions.keys()
-        for submission_id, (update_id, status) in self.answers.items():
-            update = updates[submission_id]
-            assert update["id"] == update_id
-            if status == "INVALID":
-                assert update["status"] == "INVALID"
-            elif update["status"] != "COMPLETE" and not is_over:
-                assert update["reason_code"] in _EXCUSES, f"an accepted update is {update}"
-        if not is_over:
-            assert updates.keys() == self.submissions.keys(), "a submission has become nothing"
-        self._judge_told(facts.models[0]["head"])
-        lines = Counter(row["event_id"] for row in facts.logs)
-        points = Counter(self.ground.points())
-        for event_id, is_point in self.events.items():
-            assert (lines[event_id], points[event_id]) == (not is_point, is_point), f"event {event_id}"
-
-    def _judge_told(self, head: int) -> None:
-        """What others were told: every post, one thing under a key, in order at first."""
-        firsts: dict[str, Mapping[str, Any]] = {}
-        for key, message in self.told:
-            assert firsts.setdefault(key, message) == message, f"two things were told under {key}"
-        order = [message["sequence"] for message in firsts.values()]
-        assert order == sorted(order), "one thing was told before another that came first"
-        for number in range(1, head + 1):
-            assert f"aggregate.posted:{self.model.uuid}:{number}" in firsts, f"nobody was told of aggregate {number}"
-
-
-class Sleeper(threading.Thread):
-    """A worker with a thread of its own, because it stops amid its work and goes on later."""
-
-    def __init__(self, world: World, message: Message, fate: Fate) -> None:
-        super().__init__(name="sleeper", daemon=True)
-        self.fate = fate
-        self.is_done = False
-        self.count = 0  # of the failpoints since it went on, or amid a round before it sleeps
-        self._world = world
-        self._message = message
-        self._stopped = threading.Event()
-        self._going = threading.Event()
-        self._ended = False
-        self._failure: BaseException | None = None
-        self._life = Life(world.tally.points, self._dies, sleeps=self._sleep)
-
-    def go_on(self) -> None:
-        """Return when it sleeps, or is done. Raises what it raised."""
-        self._stopped.clear()
-        if self.ident is None:
-            self.start()
-        else:
-            self._going.set()
-        assert self._stopped.wait(_PATIENCE), "a sleeper does not come to an end"
-        if self._failure is not None:
-            raise self._failure
-        if self.is_done:
-            self.join()
-
-    def end(self) -> None:
-        """It never goes on."""
-        self._ended = True
-        self.go_on()
-
-    def run(self) -> None:
-        """Work, and stop where it is its fate."""
-        try:
-            self._world.work(self._message, self._life)
-        except BaseException as error:  # noqa: BLE001  # raised where it was let go on
-            self._failure = error
-        self.is_done = True
-        self._stopped.set()
-
-    def _sleep(self, point: Failpoint) -> None:
-        fate = self.fate
-        if point not in SUSPENDABLE or (fate.sleeps_after is None and fate.sleeps_at is None):
-            return
-        self.count += 1
-        if point is fate.sleeps_at or (fate.sleeps_after is not None and self.count > fate.sleeps_after):
-            self._going.clear()
-            self._stopped.set()
-            self._going.wait()
-
-    def _dies(self, point: Failpoint) -> bool:
-        fate = self.fate
-        if self._ended or point is fate.dies_at:
-            return True
-        if fate.sleeps_after is not None or fate.sleeps_at is not None:
-            return False
-        self.count += 1
-        return fate.dies_after is not None and self.count > fate.dies_after
 
 
 @cache

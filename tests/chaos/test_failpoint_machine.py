@@ -21,8 +21,10 @@ from tests.chaos.evidence import SEED, Evidence
 from tests.chaos.failpoint_hooks import hooked
 from tests.chaos.failpoints import IN_PROCESS, Failpoint
 from tests.chaos.machine_grounds import Ground, MemoryGround, SqliteGround, new_folder, quietly
+from tests.chaos.machine_rest import drain, judge
 from tests.chaos.machine_tour import tour, zombie
-from tests.chaos.machine_world import CLIENTS, DAY_MS, Tally, World
+from tests.chaos.machine_workers import Tally
+from tests.chaos.machine_world import CLIENTS, DAY_MS, World
 
 SHORT_FORM = 48
 EXAMPLES = int(os.environ.get("MACHINE_EXAMPLES", SHORT_FORM))
@@ -117,13 +119,13 @@ class Machine(RuleBasedStateMachine):
     @invariant()
     def holds(self) -> None:
         if hasattr(self, "world"):
-            self.world.judge()
+            judge(self.world)
 
     def teardown(self) -> None:
         if not hasattr(self, "world"):
             return
         try:
-            self.world.drain()
+            drain(self.world)
         finally:
             for sleeper in self.world.asleep:
                 sleeper.end()
@@ -209,6 +211,6 @@ def _visit(machine: type[Machine], way: Callable[[World, Failpoint], None], poin
         try:
             world = World(ground, folder, _tally, max_attempts=100)
             way(world, point)
-            world.drain()
+            drain(world)
         finally:
             ground.close()

@@ -13,8 +13,10 @@ from connectors.sql.connector import SqlAlchemyMetadataConnector
 from tests.chaos.failpoint_hooks import hooked
 from tests.chaos.failpoints import ALL, IN_PROCESS, SUSPENDABLE, Failpoint
 from tests.chaos.machine_grounds import Ground, MemoryGround, PostgresGround, SqliteGround, new_folder, quietly
+from tests.chaos.machine_rest import drain
 from tests.chaos.machine_tour import tour, zombie
-from tests.chaos.machine_world import Tally, World
+from tests.chaos.machine_workers import Tally
+from tests.chaos.machine_world import World
 from tests.servers import Server, fresh_database
 
 
@@ -65,7 +67,7 @@ def test_a_worker_that_sleeps_at_a_failpoint_wakes_up_fenced_off(
     """Unless it had posted: then it only tells of it, late."""
     with _world_on(kind) as world:
         zombie(world, point)
-        world.drain()
+        drain(world)
         assert world.tally.outcomes["fenced"] == (point is not Failpoint.POST_COMMITTED)
 
 
@@ -79,7 +81,7 @@ def test_a_day_asleep_with_a_stored_result_names_no_blob_that_was_collected(kind
         world.doze_at(world.waiting[-1], Failpoint.RESULT_STORED)
         assert world.tally.points[Failpoint.GARBAGE_TAKEN_ASIDE], "nothing was collected: this has shown nothing"
         assert world.tally.outcomes["posted"] == 0
-        world.drain()
+        drain(world)
         assert world.tally.outcomes["posted"] == 1
 
 
@@ -87,7 +89,7 @@ def _die_once(kind: Callable[[Path], Ground], point: Failpoint) -> None:
     with _world_on(kind) as world:
         tour(world, point)
         assert world.tally.deaths[point] == 1, f"the tour does not come by {point}: {world.tally.points}"
-        world.drain()
+        drain(world)
 
 
 @contextmanager
