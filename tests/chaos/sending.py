@@ -9,12 +9,16 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from fedqueue import Client
 from fedqueue.errors import StoreUnreachable, Unanswered
 
 T = TypeVar("T")
+
+# Of a call, in seconds. Its repeats within it are asked for in one place, so that an answer that comes late is heard:
+# with a short one a crowded hub would only ever answer those who have gone.
+PATIENCE: Final = 60.0
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedqueue import Client, UpdateRejected
-from tests.chaos.sending import Plan, Sender
+from tests.chaos.sending import PATIENCE, Plan, Sender
 from tests.chaos.teller import Teller
 
 REPEATED = 0.30
@@ -85,7 +85,7 @@ class Submitter(Sender):
                     arguments["data"],
                     num_examples=arguments["num_examples"],
                     submission_id=submission_id,
-                    timeout=10,
+                    timeout=PATIENCE,
                 )
             except UpdateRejected as rejected:
                 return rejected.update_id, rejected.reason_code
@@ -105,7 +105,7 @@ class Submitter(Sender):
 def main(path: Path) -> int:
     """Run the plan's threads until the stop file is there; 1 if one of them broke."""
     plan = Plan(**json.loads(path.read_text()))
-    with Client(plan.broker_url, plan.result_url, plan.store_url, resend_after=0.5) as client:
+    with Client(plan.broker_url, plan.result_url, plan.store_url, resend_after=1.0) as client:
         threads = [
             *(Submitter(plan, client, path, number) for number in range(plan.submitters)),
             *(Teller(plan, client, path, number) for number in range(plan.tellers)),

@@ -18,7 +18,7 @@ import numpy as np
 
 from fedqueue import Client
 from fedqueue.payload import SharedStore
-from tests.chaos.sending import Plan, Sender
+from tests.chaos.sending import PATIENCE, Plan, Sender
 
 STATUSES: Final = ("INITIATED", "PREPARED", "RUNNING")
 _EVENTS: Final = 40
@@ -52,19 +52,19 @@ class Teller(Sender):
         self._tell_status(model, "STOPPED")
         if self.draw.random() < 0.5:
             self.say({"deleted": str(model)})
-            self.until_answered(lambda: self.client.delete_model(model, timeout=10))
+            self.until_answered(lambda: self.client.delete_model(model, timeout=PATIENCE))
 
     def _make_model(self) -> UUID:
         model, client = uuid4(), uuid4()
-        self.until_answered(lambda: self.client.create_model(model_id=model, timeout=10))
-        self.until_answered(lambda: self.client.edit_model(model, name=f"model {model}", timeout=10))
-        self.until_answered(lambda: self.client.register_client(model, client, timeout=10))
+        self.until_answered(lambda: self.client.create_model(model_id=model, timeout=PATIENCE))
+        self.until_answered(lambda: self.client.edit_model(model, name=f"model {model}", timeout=PATIENCE))
+        self.until_answered(lambda: self.client.register_client(model, client, timeout=PATIENCE))
         return model
 
     def _tell_status(self, model: UUID, status: str) -> None:
         event_id = uuid4()
         for _ in range(2 if self.draw.random() < _REPEATED else 1):
-            self.until_answered(lambda: self.client.update_status(model, status, event_id=event_id, timeout=10))
+            self.until_answered(lambda: self.client.update_status(model, status, event_id=event_id, timeout=PATIENCE))
 
     def _event(self, model: UUID, number: int) -> dict[str, Any]:
         event: dict[str, Any] = {"event_id": str(uuid4()), "model_id": str(model)}
@@ -82,7 +82,7 @@ class Teller(Sender):
         """Most of them one by one and without waiting, so that they wait for the hub; some come twice."""
         repeated = [event for event in events if self.draw.random() < _REPEATED]
         for event in [*events, *repeated]:
-            self.until_answered(partial(self.client.send_events, [event], timeout=10))
+            self.until_answered(partial(self.client.send_events, [event], timeout=PATIENCE))
         for event in events:
             self.say(
                 {"refused" if "fl_client_name" in event else "told": event["event_id"], "model": event["model_id"]}
@@ -90,11 +90,11 @@ class Teller(Sender):
 
     def _score(self) -> None:
         model, client = self.draw.choice(self.plan.models), self.draw.choice(self.plan.clients)
-        latest = self.until_answered(lambda: self.client.latest(model, timeout=10))
+        latest = self.until_answered(lambda: self.client.latest(model, timeout=PATIENCE))
         if latest.aggregate_id is None:
             return
         scored, results = latest.aggregate_id, {"accuracy": self.draw.randint(0, 100) / 100}
-        self.until_answered(lambda: self.client.add_score(model, scored, client, results, timeout=10))
+        self.until_answered(lambda: self.client.add_score(model, scored, client, results, timeout=PATIENCE))
         self.say({"scored": scored, "client": client})
 
     def _leave_a_blob(self) -> None:

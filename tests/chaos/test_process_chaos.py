@@ -69,7 +69,7 @@ _LONG: Final = Bar(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(420)
 @pytest.mark.parametrize("database", ["sqlite", "postgresql"])
 def test_workers_that_die_and_sleep_lose_nothing_and_count_nothing_twice(
     database: str, tmp_path: Path, request: pytest.FixtureRequest, evidence: Evidence
@@ -79,7 +79,7 @@ def test_workers_that_die_and_sleep_lose_nothing_and_count_nothing_twice(
 
 @pytest.mark.wide
 @pytest.mark.slow
-@pytest.mark.timeout(_LONG.ceiling + 240)
+@pytest.mark.timeout(_LONG.ceiling + 420)
 @pytest.mark.parametrize("broker", BROKERS)
 @pytest.mark.parametrize("database", DATABASES)
 def test_nor_do_they_on_any_ground_for_longer(
@@ -121,7 +121,7 @@ def _chaos(
             took = time.monotonic() - began
             havoc.stop()
             turn_off(points)
-            told = traffic.finish(90)
+            told = traffic.finish(150)
             # What killed parents had taken: on Redis it would come back by the visibility timeout.
             assert kind == "rabbitmq" or give_back_unacknowledged(settings) == ""
             facts, quiet_after = settled(url, 60)
