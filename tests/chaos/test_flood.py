@@ -229,13 +229,12 @@ def _flood(
             with Client(settings.broker_url, settings.result_url, timeout=60) as hub:
                 hub.edit_model(slow.model, requirement=None)
             facts, _ = settled(url, 60)
-            said, restarts = fleet.said(), fleet.restarts
+            said, restarts, letters = fleet.said(), fleet.restarts, _count_letters(url)
     first, last = gauges.workers_mib()
     found = violations(facts, quiet=True)
     lost = unaccounted(facts, [*neighbour.accepted, *flood.accepted])
     rows = {update["submission_id"] for update in facts.updates}
     offered, refused = flood.counted["offered"], flood.counted.total() - flood.counted["offered"]
-    letters = _count_letters(url)
     evidence(
         "flood",
         f"{database} and {broker}",
