@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +28,7 @@ from tests.security.parties import Parties, variables_of
 from tests.security.workers import Intruder, Worker, worker_of
 from tests.servers import Server, valkey_server
 from worker.bootstrap import HubCelery
+from worker.health import default_worker_name
 
 NOTES = "somebody.elses.queue"
 
@@ -116,7 +119,7 @@ def test_the_hubs_own_messages_are_signed(broker: Server, worker: Worker, partie
     with HubCelery(settings) as app:
 
         def counts() -> dict[str, int]:
-            stats = app.control.inspect(timeout=3).stats() or {}
+            stats = app.control.inspect(destination=[default_worker_name()], timeout=5).stats() or {}
             return next((found["total"] for found in stats.values()), {})
 
         worker.wait_for("two sweeps", lambda: counts().get("fedqueue.rounds.poll", 0) >= 2)
@@ -130,6 +133,33 @@ def test_the_hubs_own_messages_are_signed(broker: Server, worker: Worker, partie
     assert healthy.returncode == 0, healthy.stdout + healthy.stderr
     assert worker.command("status", "--json").returncode == 0
     assert worker.lines("message.refused") == []
+
+
+# Any service of somebody else's: Celery's own settings, and nothing of ours.
+_PRODUCER = """
+import sys
+from uuid import uuid4
+from celery import Celery
+broker, key, certificate, trusted = sys.argv[1:]
+app = Celery(broker=broker, backend=broker)
+app.conf.update(
+    task_serializer="auth", result_serializer="auth", accept_content=["auth"], event_serializer="auth",
+    security_key=key, security_certificate=certificate, security_cert_store=trusted, security_digest="sha256",
+)
+app.setup_security()
+message = {"model_id": str(uuid4()), "name": "from elsewhere"}
+sent = app.send_task("fedqueue.models.create", args=[message], queue="fedqueue.control", ignore_result=False)
+print(sent.get(timeout=30)["value"]["name"])
+"""
+
+
+def test_any_celery_producer_that_signs_is_served(broker: Server, worker: Worker, parties: Parties) -> None:
+    """It is Celery's own serializer on the wire, both ways."""
+    site = files_of(parties, "site")
+    hubs = str(parties.trusted / "hub.pem")  # Celery's own store takes no folder with a lapsed certificate in it
+    command = [sys.executable, "-c", _PRODUCER, broker.url, str(site.key), str(site.certificate), hubs]
+    done = subprocess.run(command, cwd=parties.folder, capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == "from elsewhere", done.stderr
 
 
 @pytest.mark.parametrize(
