@@ -34,6 +34,9 @@ MAINTENANCE_GARBAGE: Final = "fedqueue.maintenance.garbage"
 # of reach.
 _ON_RABBITMQ: Final = {"x-queue-type": "quorum", "x-delivery-limit": 1_000_000_000}
 
+# Far longer than a worker's main loop is ever busy, waiting for its broker included.
+HELD_SECONDS: Final = 60.0
+
 # A sweep that was not carried out by then is stale: the next one does the same.
 SWEEP_EXPIRES_SECONDS: Final = 5.0
 
@@ -129,8 +132,10 @@ def _connections(settings: Settings) -> dict[str, Any]:
     }
     if settings.broker_url.startswith(("redis", "rediss")):
         common["broker_transport_options"] = {
-            # Shorter than a task, and it would run again and again; a killed worker's message waits so long.
+            # Shorter than a task, and it would run again and again.
             "visibility_timeout": settings.visibility_timeout_seconds,
+            # After so long what a killed worker had taken comes back, and what a broken connection had brought.
+            "held_seconds": HELD_SECONDS,
             # By default lost messages are looked for every 100 s, and not for 300 s if the looker dies.
             "unacked_restore_interval": 5,
             "unacked_restore_throttle": 1,

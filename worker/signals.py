@@ -110,3 +110,6 @@ def _check_pool(worker: Any) -> None:
         raise SystemExit(
             f"pool {pool} is not supported: time limits and the memory bound need processes, --pool prefork"
         )
+    if pool.endswith("solo"):
+        # Its main loop is its pool: at a long task it could not say that it lives.
+        worker.app.conf.broker_transport_options.pop("held_seconds", None)

@@ -5,6 +5,10 @@ reply: a worker killed between the two has lost it, and its reply may wait for l
 messages were lost in 15 kills under load). Here one script takes a message and writes it down. As a script can't
 wait, an idle worker waits at each queue with `BLMOVE queue queue RIGHT RIGHT`, which answers when there is something
 and leaves everything in its place. What can't be read is put aside under the queue's name and `.unreadable`.
+
+kombu gives a message back when it was taken longer ago than the visibility timeout, which must outlast the longest
+task. With the option `held_seconds` it comes back when its worker has not said for so long that it lives: after a kill
+or a lost connection, however long a task may take. A worker whose pool is its main loop can't say so while it works.
 """
 
 from __future__ import annotations
@@ -88,6 +92,8 @@ class Channel(stock.Channel):
     QoS = QoS
     Message = Message
     max_connections = 100  # one waits at each queue; the stock ten are soon too few
+    held_seconds: float | None = None
+    from_transport_options = (*stock.Channel.from_transport_options, "held_seconds")  # type: ignore[assignment]
     _in_poll: Any = False
     _brpop_sent_at: Any = None
 
@@ -114,7 +120,7 @@ class Channel(stock.Channel):
         self._brpop_sent_at = time.monotonic()
         self._is_asking = True
         keys = [*lists, self.unacked_key, self.unacked_index_key]
-        self.client.connection.send_command("EVALSHA", self._digest, len(keys), *keys, repr(time.time()))
+        self.client.connection.send_command("EVALSHA", self._digest, len(keys), *keys, repr(self._held_from()))
 
     def _brpop_read(self, **options: Any) -> bool:
         if not self._is_asking:
@@ -188,6 +194,26 @@ class Channel(stock.Channel):
                 self._shared = self._create_client()
             client = self._shared
         yield client
+
+    # --- holding -----------------------------------------------------------------------------------
+
+    def hold(self) -> None:
+        """Say that the worker lives which this channel has delivered messages to."""
+        held = self.qos._delivered.keys() - self.qos._dirty
+        if not self.held_seconds or not held:
+            return
+        with self.conn_or_acquire() as client:
+            # Only those that are there still: what was acknowledged in this moment must not come back.
+            client.zadd(self.unacked_index_key, dict.fromkeys(held, self._held_from()), xx=True)
+
+    def _held_from(self) -> float:
+        """The time to be written down for a message, so that it is overdue in `held_seconds` to whoever looks.
+
+        Whoever looks adds the visibility timeout: also a worker of an older version, whose own are held for as long.
+        """
+        if not self.held_seconds:
+            return time.time()
+        return time.time() - max(0.0, self.visibility_timeout - self.held_seconds)
 
     # --- waiting -----------------------------------------------------------------------------------
 
@@ -292,6 +318,13 @@ class Poller(stock.MultiChannelPoller):
             channel.handlers[kind]()
             raise Empty
         return super().on_readable(fileno)
+
+    def maybe_restore_messages(self) -> Any:
+        """The stock one's look for what is overdue, after a word about what is not."""
+        for channel in self._channels:
+            if channel.active_queues:
+                channel.hold()
+        return super().maybe_restore_messages()
 
     def maybe_check_brpop_health(self) -> None:
         """The stock check, and that of the looks."""

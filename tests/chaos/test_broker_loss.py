@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sqlite3
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import Final
 from uuid import UUID
@@ -16,7 +18,7 @@ import pytest
 import redis
 from kombu.connection import Connection
 
-from config.celery import celery_settings
+from config.celery import HELD_SECONDS, celery_settings
 from config.settings import Settings
 from fedqueue import Client
 from tests.chaos.evidence import Evidence
@@ -24,12 +26,14 @@ from tests.chaos.facts import read_facts
 from tests.chaos.faults import SWEEP, hub_settings, hub_under_traffic
 from tests.chaos.fleet import fleet_running
 from tests.chaos.grounds import broker_on
-from tests.chaos.invariants import violations
-from tests.chaos.traffic import settled
+from tests.chaos.invariants import Accepted, unaccounted, violations
+from tests.chaos.traffic import settled, wait_until
 from tests.proxy import Proxy, proxy_to
 from tests.servers import Server, valkey_server
 
 Blow = Callable[[Server], None]
+
+_STRIKES: Final = 10
 
 # Sweeps so rare that the work itself, also on a busy machine, takes little of the time between them.
 _RARE: Final = 3.0
@@ -184,6 +188,59 @@ def test_a_rabbitmq_that_is_emptied_and_struck_loses_nothing(tmp_path: Path, evi
         ("restarts", Server.restart),
     ]
     strike_all("rabbitmq", blows, tmp_path, evidence, patience=120)
+
+
+@pytest.mark.wide
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_submissions_that_nobody_waits_for_survive_kills_and_broken_connections(
+    tmp_path: Path, evidence: Evidence
+) -> None:
+    """Nobody sends them again. What a worker held comes back when it has not said for a minute that it lives."""
+    accepted, kills = [], 0
+    with valkey_server(tmp_path) as broker:
+        settings = hub_settings(tmp_path, broker.url, max_attempts=100)
+        with (
+            fleet_running(settings, tmp_path / "logs") as fleet,
+            Client(settings.broker_url, settings.result_url) as hub,
+        ):
+            model = hub.create_model(initial=[[0.0]], requirement=None, allow_repeats=True).model_id
+            client = hub.register_client(model).client_id
+            for strike in range(_STRIKES):
+                for number in range(1, 21):
+                    submission = hub.submit_update(model, client, [[1.0]], num_examples=number, wait=False)
+                    accepted.append(Accepted(submission, number))
+                # In the midst of them.
+                if strike % 2:
+                    end_connections(broker)
+                    continue
+                wait_until("worker to be killed", fleet.parents, 60)
+                for worker in fleet.parents()[:1]:
+                    with suppress(ProcessLookupError):
+                        os.killpg(worker, signal.SIGKILL)
+                        kills += 1
+            began = time.monotonic()
+            wait_until(
+                "all of them in the database",
+                lambda: len(read_facts(settings.database_url).updates) == len(accepted),
+                4 * HELD_SECONDS,
+            )
+            took = time.monotonic() - began
+            facts, _ = settled(settings.database_url, 60)
+            restarts = fleet.restarts
+    wrong = [*violations(facts, quiet=True), *unaccounted(facts, accepted)]
+    evidence(
+        "broker",
+        "valkey, submissions that nobody waits for",
+        violations=len(wrong),
+        updates=len(accepted),
+        kills=kills,
+        connections_closed=_STRIKES // 2,
+        workers_restarted=restarts,
+        all_there_after_seconds=round(took, 1),
+    )
+    assert wrong == []
+    assert kills >= 1
 
 
 @pytest.mark.slow

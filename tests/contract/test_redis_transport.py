@@ -44,7 +44,10 @@ app = Celery("numbers", broker=os.environ["BROKER"], set_as_current=True)
 app.conf.update(
     task_acks_late=True, task_ignore_result=True, worker_prefetch_multiplier=1, worker_concurrency=1,
     task_default_queue="numbers", broker_connection_retry_on_startup=True,
-    broker_transport_options={"visibility_timeout": 60, "health_check_interval": 1, "socket_timeout": 2},
+    broker_transport_options={
+        "visibility_timeout": 60, "health_check_interval": 1, "socket_timeout": 2, "unacked_restore_interval": 1,
+        "unacked_restore_throttle": 1, "unacked_mutex_expire": 2, "held_seconds": float(os.environ["HELD"]) or None,
+    },
 )
 app.conf.task_queues = None
 done = []
@@ -53,6 +56,7 @@ done = []
 def add(number, seconds=0):
     if not done:
         done.append(redis.Redis.from_url(os.environ["BROKER"]))
+    done[0].hincrby("begun", number)
     time.sleep(seconds)
     done[0].sadd("done", number)
 """
@@ -61,14 +65,14 @@ def add(number, seconds=0):
 class Numbers:
     """A broker, a worker that adds the numbers it is sent to a set, and what is known of both."""
 
-    def __init__(self, server: Server, folder: Path, *, safely: bool = True) -> None:
+    def __init__(self, server: Server, folder: Path, *, safely: bool = True, held_seconds: float = 0) -> None:
         self.server = server
         self.redis = redis.Redis.from_url(server.url)
         self.app = Celery("numbers", broker=server.url, set_as_current=False)
         self.app.conf.task_default_queue = "numbers"
         self._folder = folder
         (folder / "numbers_app.py").write_text(_APPLICATION)
-        self._variables = {"BROKER": server.url, "SAFELY": "yes" if safely else ""}
+        self._variables = {"BROKER": server.url, "SAFELY": "yes" if safely else "", "HELD": str(held_seconds)}
         self.worker: subprocess.Popen[bytes] | None = None
 
     def start(self, *queues: str) -> None:
@@ -99,6 +103,10 @@ class Numbers:
     def done(self) -> set[int]:
         return {int(number) for number in self.redis.smembers("done")}
 
+    def begun(self, number: int) -> int:
+        """How often a task of that number was begun."""
+        return int(self.redis.hget("begun", str(number)) or 0)
+
     def are_done(self, *numbers: int) -> Callable[[], bool]:
         return lambda: self.done() == set(numbers)
 
@@ -108,10 +116,12 @@ class Numbers:
 
 
 @contextmanager
-def numbers_running(server: Server, folder: Path, *queues: str, safely: bool = True) -> Iterator[Numbers]:
+def numbers_running(
+    server: Server, folder: Path, *queues: str, safely: bool = True, held_seconds: float = 0
+) -> Iterator[Numbers]:
     server_redis = redis.Redis.from_url(server.url)
     server_redis.flushall()
-    numbers = Numbers(server, folder, safely=safely)
+    numbers = Numbers(server, folder, safely=safely, held_seconds=held_seconds)
     numbers.start(*queues)
     try:
         numbers.send(0)
@@ -233,6 +243,34 @@ def test_a_channel_that_waits_at_one_queue_after_another_holds_few_connections(v
         assert len(asker.client_list()) <= before + 4
 
 
+@pytest.mark.slow
+def test_what_a_killed_worker_had_taken_comes_back_long_before_the_visibility_timeout(
+    valkey: Server, tmp_path: Path
+) -> None:
+    """The timeout must outlast the longest task; the worker that lives says so all the while."""
+    with numbers_running(valkey, tmp_path, held_seconds=3) as numbers:
+        numbers.send(1, seconds=8)  # far longer than it would be held, were its worker silent
+        soon(numbers.are_done(0, 1), 40)
+        assert numbers.begun(1) == 1
+        numbers.send(2, seconds=1)
+        soon(lambda: numbers.begun(2) == 1, 20)
+        numbers.kill()
+        killed = time.monotonic()
+        numbers.start()
+        soon(numbers.are_done(0, 1, 2), 40)
+        assert time.monotonic() - killed < 50, "the visibility timeout is 60 s"
+        soon(lambda: numbers.kept() == 0)
+
+
+def test_what_a_cut_connection_had_brought_comes_back_as_soon(valkey: Server, tmp_path: Path) -> None:
+    with numbers_running(valkey, tmp_path, held_seconds=3) as numbers:
+        numbers.send(1, seconds=2)
+        soon(lambda: numbers.begun(1) == 1, 20)
+        numbers.redis.client_kill_filter(_type="normal", skipme=True)
+        soon(numbers.are_done(0, 1), 40)
+        soon(lambda: numbers.kept() == 0, 40)
+
+
 def test_cut_connections_are_made_again(numbers: Numbers) -> None:
     for number in (1, 2, 3):
         for client in numbers.redis.client_list():
@@ -246,12 +284,10 @@ def test_a_producer_whose_channel_was_closed_finds_another(valkey: Server) -> No
     """As one is whose connection broke while it was being made anew: it lies in its pool, its channel closed."""
     take_safely_from_redis()
     queue = f"sent.{os.urandom(4).hex()}"
-    with (
-        Celery("sender", broker=valkey.url, set_as_current=False) as app,
-        app.producer_pool.acquire(block=True) as producer,
-    ):
+    with Celery("sender", broker=valkey.url, set_as_current=False) as app, app.connection_for_write() as connection:
+        producer = Producer(connection)  # type: ignore[no-untyped-call]
         for _ in range(3):
-            producer.publish({}, routing_key=queue, serializer="json", retry=True)
+            producer.publish({}, routing_key=queue, serializer="json", retry=True)  # type: ignore[no-untyped-call]
             producer.channel.close()
     with redis.Redis.from_url(valkey.url) as line:
         assert line.llen(queue) == 3

@@ -53,6 +53,7 @@ def test_a_setting_that_guards_against_loss_keeps_its_value(celery: dict[str, An
     ("name", "value"),
     [
         ("visibility_timeout", 1200.0),
+        ("held_seconds", 60.0),
         ("unacked_restore_interval", 5),
         ("unacked_restore_throttle", 1),
         ("unacked_mutex_expire", 30),
