@@ -44,9 +44,11 @@ _VERSION: Final = re.compile(r"(?:5\.5\.5-)?(\d+)\.(\d+)\b.*MariaDB", re.IGNOREC
 
 # Deadlock; a lock that was waited for too long; a row that changed under a snapshot; too many connections; the server
 # is going down, was not reached, has vanished, killed the connection or the statement; it became a replica; its
-# cluster has no majority.
+# cluster has no majority. And what an operator mends while the hub waits, as it waits for PostgreSQL: a wrong password,
+# a host or user that is not let in, a database that is not there yet.
 _PASSING: Final = frozenset(
     {1213, 1205, 1020, 1040, 1053, 1047, 1203, 1290, 1317, 1836, 1927, 2002, 2003, 2006, 2013, 2055}
+    | {1045, 1049, 1130, 1698}
 )
 _NO_SUCH_SAVEPOINT: Final = 1305
 _DUPLICATE: Final = 1062
@@ -64,7 +66,9 @@ def prepare_engine(engine: Engine) -> None:
 
 def prepare_schema(connection: Connection) -> None:
     """Let every table that is made from now on compare text as PostgreSQL does."""
-    connection.exec_driver_sql(f"ALTER DATABASE CHARACTER SET utf8mb4 COLLATE {COLLATION}")
+    # Asked first: an account that may not change the database may still ask for a migration that has nothing to do.
+    if connection.exec_driver_sql("SELECT @@collation_database").scalar() != COLLATION:
+        connection.exec_driver_sql(f"ALTER DATABASE CHARACTER SET utf8mb4 COLLATE {COLLATION}")
 
 
 @contextmanager
