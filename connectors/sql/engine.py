@@ -19,8 +19,9 @@ from connectors.sql import mariadb, patience
 _POSTGRESQL = re.compile(r"40001|40P01|08...|57P0.|25P03|53...")
 _BUSY_SECONDS = 30
 _SQLITE = ("database is locked", "database table is locked", "database is busy")
-# A full disk, in SQLite's two ways of saying so, passes when somebody makes room.
-_SQLITE_FULL = ("database or disk is full", "disk I/O error")
+# A full disk passes when somebody makes room. SQLite has two ways of saying so; and having said so it has undone the
+# whole transaction by itself, as the next to go back to a savepoint of it hears.
+_SQLITE_FULL = ("database or disk is full", "disk I/O error", "no such savepoint")
 
 # So long after its last use a connection is taken to be there. If it is not, a transaction is begun anew, and a read
 # fails as it does when the database is away.

@@ -73,10 +73,14 @@ def _connect(_dialect: Any, _record: Any, arguments: list[Any], named: dict[str,
 
 
 def _set_up(connection: Any, _record: Any) -> None:
-    kind = "postgresql" if isinstance(connection, psycopg.Connection) else "mariadb"
-    with closing(connection.cursor()) as cursor:
-        cursor.execute(_IDLE[kind])
-    connection.commit()
+    if not isinstance(connection, psycopg.Connection):
+        with closing(connection.cursor()) as cursor:
+            cursor.execute(_IDLE["mariadb"])
+        return
+    # Outside of any transaction, with whose end it would be undone.
+    connection.autocommit = True
+    connection.execute(_IDLE["postgresql"])
+    connection.autocommit = False
 
 
 class _Connection(psycopg.Connection[Any]):
