@@ -26,7 +26,7 @@ import fedqueue
 import fedqueue.payload
 from benchmarks.breakdown import Span, Stage, read_spans, stages_of
 from benchmarks.figures import Distribution, distribution, machine_facts
-from benchmarks.production_hub import DatabaseName, ProductionHub, production_hub
+from benchmarks.production_hub import BrokerName, DatabaseName, ProductionHub, production_hub
 from benchmarks.watching import server_version, watching
 from fedqueue.messages.names import CONTROL_QUEUE, MAINTENANCE_CANARY
 
@@ -74,10 +74,14 @@ class Report:
         return self.visible.p50 <= GOAL_P50_MS and self.visible.p99 <= GOAL_P99_MS
 
 
-def measure(database: DatabaseName, updates: int, folder: Path) -> tuple[Report, Mapping[str, Sequence[float]]]:
+def measure(
+    database: DatabaseName, updates: int, folder: Path, broker: BrokerName = "valkey"
+) -> tuple[Report, Mapping[str, Sequence[float]]]:
     """The figures on that database, and every duration behind them, in seconds."""
-    with production_hub(folder / "hub", database) as hub:
+    with production_hub(folder / "hub", database, broker=broker) as hub:
         version = server_version(hub.settings.database_url)
+        if broker == "rabbitmq":
+            version += " with RabbitMQ"
         # Half of them before and half after: what changes on the machine meanwhile meets both.
         idle = round_trips(hub, max(1, updates // 2))
         run = submit_in_a_row(hub, updates)
@@ -89,7 +93,7 @@ def measure(database: DatabaseName, updates: int, folder: Path) -> tuple[Report,
         distribution(durations["visible"]),
         distribution(durations["told"]),
         distribution(durations["celery"]),
-        trace_stages(database, folder / "traced"),
+        trace_stages(database, folder / "traced", broker),
     )
     return report, durations
 
@@ -147,12 +151,16 @@ def _submitter(client: fedqueue.Client, model: UUID, sender: UUID) -> Callable[[
     return submit
 
 
-def trace_stages(database: DatabaseName, folder: Path) -> list[Stage]:
+def trace_stages(database: DatabaseName, folder: Path, broker: BrokerName = "valkey") -> list[Stage]:
     """Where the time goes, on a hub of its own: writing the trace costs time that must not be in the figures."""
     folder.mkdir(parents=True)
     trace = folder / "trace.jsonl"
     traced = production_hub(
-        folder / "hub", database, application="benchmarks.traced_worker", variables={"LATENCY_TRACE": str(trace)}
+        folder / "hub",
+        database,
+        broker=broker,
+        application="benchmarks.traced_worker",
+        variables={"LATENCY_TRACE": str(trace)},
     )
     ours: list[Span] = []
     with traced as hub, _tracing_the_client(ours):
@@ -240,7 +248,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command; 1 if PostgreSQL's figures miss the goal."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.latency", description=__doc__)
     parser.add_argument("--updates", type=int, default=500, help="how many in a row (default 500)")
-    parser.add_argument("--database", choices=("postgresql", "sqlite", "both"), default="postgresql")
+    parser.add_argument("--database", choices=("postgresql", "sqlite", "both", "mariadb"), default="postgresql")
+    parser.add_argument("--broker", choices=("valkey", "rabbitmq"), default="valkey")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the distributions (needs matplotlib)")
     parser.add_argument("--any-speed", action="store_true", help="exit 0 whatever the figures: for a smoke test")
@@ -251,7 +260,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="fedqueue-latency-") as place:
         facts = machine_facts(Path(place))
         for name in databases:
-            reports[name], durations[name] = measure(name, chosen.updates, Path(place) / name)
+            reports[name], durations[name] = measure(name, chosen.updates, Path(place) / name, chosen.broker)
     if chosen.json:
         figures = {name: asdict(report) | {"goal_met": report.goal_met} for name, report in reports.items()}
         print(json.dumps({"machine": facts, "milliseconds": figures}, indent=2))

@@ -14,13 +14,15 @@ import psutil
 import pytest
 
 from config.settings import Settings
+from tests.debian_servers import mariadb_server, rabbitmq_server
 from tests.servers import postgres_server, valkey_server
 from worker.bootstrap import HubCelery, build_metadata
 from worker.children import Child
 from worker.health import check_workers
 from worker.plan import process_environment, worker_command
 
-DatabaseName = Literal["postgresql", "sqlite"]
+DatabaseName = Literal["postgresql", "sqlite", "mariadb"]
+BrokerName = Literal["valkey", "rabbitmq"]
 
 _START_SECONDS: Final = 60.0
 
@@ -47,6 +49,7 @@ def production_hub(
     folder: Path,
     database: DatabaseName,
     *,
+    broker: BrokerName = "valkey",
     workers: int = 2,
     application: str = "worker",
     variables: dict[str, str] | None = None,
@@ -58,13 +61,16 @@ def production_hub(
     """
     with ExitStack() as running:
         try:
-            broker = running.enter_context(valkey_server(_made(folder / "broker")))
+            place = rabbitmq_server() if broker == "rabbitmq" else valkey_server(_made(folder / "broker"))
+            broker_url = running.enter_context(place).url
             url = f"sqlite:///{folder}/hub.db"
+            if database == "mariadb":
+                url = running.enter_context(mariadb_server()).url
             if database == "postgresql":
                 url = running.enter_context(postgres_server(_made(folder / "postgres"), fsync=True)).url
         except pytest.skip.Exception as missing:
             raise RuntimeError(str(missing)) from None
-        settings = Settings(home=folder, database_url=url, broker_url=broker.url, store_url=(folder / "store").as_uri())
+        settings = Settings(home=folder, database_url=url, broker_url=broker_url, store_url=(folder / "store").as_uri())
         metadata = build_metadata(settings)
         metadata.update_database()
         metadata.close()

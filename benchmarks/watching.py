@@ -9,10 +9,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
 import psycopg
+
+from tests.chaos.facts import connect_mariadb
 
 # Asked without a pause it would take a core from those whom it watches. A figure is at most this much too long.
 _PAUSE: Final = 0.0005
@@ -60,6 +62,8 @@ def _asker(database_url: str, model_id: UUID) -> Callable[[], int]:
         model = "(SELECT id FROM federated_model WHERE uuid IN (?, ?))"
         (id_,) = file.execute(f"SELECT {model}", (model_id.hex, str(model_id))).fetchone()
         return lambda: int(file.execute(_NEWEST.format("?"), (id_,)).fetchone()[0])
+    if database_url.startswith("mariadb"):
+        return _mariadb_asker(database_url, model_id)
     server = psycopg.connect(database_url.replace("+psycopg", ""), autocommit=True)
     found = server.execute("SELECT id FROM federated_model WHERE uuid = %s", (model_id,)).fetchone()
     assert found is not None
@@ -72,10 +76,26 @@ def _asker(database_url: str, model_id: UUID) -> Callable[[], int]:
     return newest
 
 
+def _mariadb_asker(database_url: str, model_id: UUID) -> Callable[[], int]:
+    cursor = connect_mariadb(database_url).cursor()
+
+    def ask(statement: str, value: Any) -> int:
+        cursor.execute(statement, (value,))
+        row = cursor.fetchone()
+        assert row is not None
+        return int(row[0])
+
+    id_ = ask("SELECT id FROM federated_model WHERE uuid = %s", str(model_id))
+    return lambda: ask(_NEWEST.format("%s"), id_)
+
+
 def server_version(database_url: str) -> str:
     """The database's own name and version."""
     if database_url.startswith("sqlite"):
         return f"SQLite {sqlite3.sqlite_version}"
+    if database_url.startswith("mariadb"):
+        with contextlib.closing(connect_mariadb(database_url)) as mariadb:
+            return f"MariaDB {mariadb.get_server_info().removeprefix('5.5.5-').partition('-')[0]}"
     with contextlib.closing(psycopg.connect(database_url.replace("+psycopg", ""))) as server:
         number = server.info.server_version
         return f"PostgreSQL {number // 10000}.{number % 10000}"
