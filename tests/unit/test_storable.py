@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime, time
+from decimal import Decimal
+from uuid import UUID
 
 import pytest
 
@@ -44,3 +47,15 @@ def test_what_is_nested_deeper_than_pythons_stack_is_found_and_kept_in_part() ->
         shallow = {"a": shallow}
     assert find_unstorable_text(shallow) is None
     assert storable(shallow) == shallow
+
+
+def test_what_only_kombus_json_can_say_is_kept_as_text() -> None:
+    """A refused message with a date in it could not be kept: its task ended in a traceback (found by fuzzing)."""
+    odd = {"a": b"x\0", "b": datetime(2026, 1, 1), "c": UUID(int=1), "d": Decimal("NaN"), "e": time(1)}
+    kept = storable(odd)
+    json.dumps(kept, allow_nan=False).encode()
+    assert kept["b"] == "2026-01-01 00:00:00"
+    assert "\0" not in kept["a"]
+    assert find_unstorable_text(odd) == "a"
+    assert find_unstorable_text({"list": [1, b""]}) == "list.1"
+    assert find_unstorable_text({"a": odd["b"], "b": odd["c"]}) is None

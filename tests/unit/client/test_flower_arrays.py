@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sysconfig
@@ -60,6 +61,25 @@ class _OnAnotherDevice:
 
     def numpy(self) -> None:
         raise TypeError("can't convert cuda:0 device type tensor to numpy")
+
+
+class _OfFlower:
+    """As Flower's Array does: numpy reads its bytes."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+
+    def numpy(self) -> object:
+        return np.load(io.BytesIO(self.data), allow_pickle=False)
+
+
+@pytest.mark.parametrize("shape", ["(8589934592,)", "(4,", "(1" + "0" * 400 + ",)"], ids=["64 GiB", "no end", "digits"])
+def test_an_array_whose_header_lies_is_named(shape: str) -> None:
+    """numpy believes it, and ends in whatever error it comes to (found by fuzzing)."""
+    header = f"{{'descr': '<f8', 'fortran_order': False, 'shape': {shape}, }}\n".encode()
+    data = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header
+    with pytest.raises(InvalidArgument, match=r"data\['w'\]"):
+        as_tensors({"w": _OfFlower(data)}, "data")  # type: ignore[dict-item]
 
 
 def test_a_tensor_that_gives_no_array_is_named() -> None:

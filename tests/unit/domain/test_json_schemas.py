@@ -91,3 +91,19 @@ def test_a_schema_nested_too_deeply_is_refused() -> None:
     assert "too deeply" in str(find_schema_fault(schema))
     while "not" in schema:  # taken apart by hand: Python would do it by recursion
         schema = schema["not"]
+
+
+@pytest.mark.parametrize("pattern", ["(", "a{4294967296}", "(?P<a>.)(?P<a>.)"])
+def test_a_pattern_that_is_no_regular_expression_is_refused(pattern: str) -> None:
+    """Not found before the first text met it, and then as a traceback (found by fuzzing)."""
+    fault = find_schema_fault({"type": "string", "pattern": pattern})
+    assert fault is not None
+    assert "not a" in fault
+    assert find_instance_fault(Draft202012Validator, {"pattern": pattern}, "text") is not None
+
+
+def test_a_number_beyond_a_float_is_a_reason_not_a_crash() -> None:
+    """JSON's whole numbers have no end (found by fuzzing)."""
+    fault = find_instance_fault(Draft202012Validator, {"multipleOf": 10**400}, 1.5)
+    assert fault is not None
+    assert "can't be carried out" in fault

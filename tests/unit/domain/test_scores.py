@@ -74,7 +74,7 @@ def test_patience_pauses_the_model_and_says_so(bench: Any) -> None:
     assert run_round(bench.hub, model.id).outcome == "posted"
 
 
-@pytest.mark.parametrize("value", ["0.5", None, True, [0.5]])
+@pytest.mark.parametrize("value", ["0.5", None, True, [0.5], 10**400, -1e200], ids=lambda value: repr(value)[:8])
 def test_the_metric_that_decides_must_be_a_number(bench: Any, value: Any) -> None:
     model, (one, _) = bench.model(score_metric="accuracy")
     (aggregate,) = _aggregates(bench, model, one, 1)
