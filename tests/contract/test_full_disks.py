@@ -52,7 +52,7 @@ def files_limited_to(size: int) -> Iterator[None]:
 def test_a_database_that_may_not_grow_passes(connector: SqlAlchemyMetadataConnector) -> None:
     """SQLite's own limit: "database or disk is full", as of a full disk."""
     with connector.engine.connect() as connection:
-        pages = connection.exec_driver_sql("PRAGMA page_count").scalar()
+        pages = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
     limit = [pages + 4]
 
     def limited(driven: object, *_: object) -> None:
