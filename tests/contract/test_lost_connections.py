@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -75,3 +76,14 @@ def test_a_transaction_on_one_that_was_cut_is_begun_anew(connector: SqlAlchemyMe
     cut_all(url)
     connector.transact(lambda _: connector.add_federated_model(model))
     assert [found.name for found in connector.pull_federated_models()] == ["kept"]
+
+
+def test_a_forked_child_leaves_its_parents_connections_open(connector: SqlAlchemyMetadataConnector) -> None:
+    """To close what is shared with the parent hangs up for the parent, too."""
+    assert connector.pull_federated_models() == []
+    child = os.fork()
+    if child == 0:
+        connector.forget_connections()
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert connector.pull_federated_models() == []
