@@ -10,7 +10,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import wraps
 from typing import Any, Final
 
@@ -260,7 +260,8 @@ def _left_behind(file: Any) -> Iterator[None]:
     try:
         yield
     except Died:
-        os.link(file.name, f"{file.name}-left")
+        with suppress(FileNotFoundError):  # collected while it slept
+            os.link(file.name, f"{file.name}-left")
         raise
 
 

@@ -77,7 +77,8 @@ class Sleeper(threading.Thread):
     def end(self) -> None:
         """It never goes on."""
         self._ended = True
-        self.go_on()
+        if not self.is_done:
+            self.go_on()
 
     def run(self) -> None:
         """Work, and stop where it is its fate."""
