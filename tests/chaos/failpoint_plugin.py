@@ -37,6 +37,8 @@ _SLEPT: Final = "slept"
 _DEATHS: Final = ".deaths"
 _LOOK_AGAIN: Final = 0.2  # seconds
 
+_LESS_EACH: Final = 0.67
+
 # A parent takes seconds to come back, and its whole pool with it.
 _OF_PARENTS: Final = {Failpoint.BEFORE_ACK: 0.1}
 
@@ -55,9 +57,9 @@ def failpoint_environment(
 ) -> dict[str, str]:
     """What the workers' environment needs beside FEDQUEUE_PLUGINS=PLUGIN.
 
-    At a point of `points` they die with `eager` probability, halved with every death there until `enough` have died,
-    then with `probability`: so a point that comes late in a round is not starved by those before it. Amid a round they
-    sleep `sleep_seconds` with `sleep_probability` (longer than the lease: zombies). The store fails a round with
+    At a point of `points` they die with `eager` probability, a third less with every death there until `enough` have
+    died, then with `probability`: so a point that comes late in a round is not starved by those before it. Amid a round
+    they sleep `sleep_seconds` with `sleep_probability` (longer than the lease: zombies). The store fails a round with
     `fault_probability`, more often while that is what a point is waiting for.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -135,7 +137,7 @@ class Killer:
         return self._waits_for(point) and self._chance(0.5)
 
     def _likely(self, point: Failpoint) -> float:
-        eager = self._eager * 0.5 ** self._deaths(point) if self._waits_for(point) else 0.0
+        eager = self._eager * _LESS_EACH ** self._deaths(point) if self._waits_for(point) else 0.0
         return max(self._probability, eager) * _OF_PARENTS.get(point, 1.0)
 
     def _fault(self) -> float:

@@ -61,10 +61,14 @@ class Sender(threading.Thread):
     def run(self) -> None:
         """Send until told to stop."""
         with self._journal:
-            while not self._end_mark.exists():
+            while not self.is_over():
                 self.send_once()
                 time.sleep(self.draw.uniform(0, 2 * self.plan.pause))
         self.is_done = True
+
+    def is_over(self) -> bool:
+        """Whether the stop file is there."""
+        return self._end_mark.exists()
 
     def until_answered(self, ask: Callable[[], T]) -> T:
         """The answer, whatever it takes: a call without one is made again, with the same ids."""

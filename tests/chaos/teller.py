@@ -23,7 +23,7 @@ from tests.chaos.sending import PATIENCE, Plan, Sender
 STATUSES: Final = ("INITIATED", "PREPARED", "RUNNING")
 _EVENTS: Final = 40
 _REPEATED: Final = 0.1
-_REFUSED: Final = 0.05
+_REFUSED: Final = 0.1
 
 # So long ago an orphaned blob was stored, as its clock says: long enough for the hub to collect it.
 _AGE: Final = 48 * 3600.0
@@ -45,8 +45,11 @@ class Teller(Sender):
             self._tell_status(model, status)
             self._tell_events(events[: len(events) // 2])
             events = events[len(events) // 2 :]
-            self._score()
             self._leave_a_blob()
+            self._score()
+            self._score()
+            if self.is_over():
+                return
         # Too late: it changes nothing.
         self._tell_status(model, self.draw.choice(STATUSES))
         self._tell_status(model, "STOPPED")

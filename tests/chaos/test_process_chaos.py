@@ -19,7 +19,7 @@ import pytest
 
 from config.settings import Settings
 from tests.chaos.astray import astray
-from tests.chaos.evidence import SEED, Evidence
+from tests.chaos.evidence import PROPERTY, SEED, Evidence
 from tests.chaos.failpoint_plugin import PLUGIN, deaths, failpoint_environment, turn_off, turn_on
 from tests.chaos.failpoints import ALL, Failpoint
 from tests.chaos.fleet import fleet_running
@@ -34,7 +34,6 @@ from worker.redelivery import give_back_unacknowledged
 LONG: Final = float(os.environ.get("CHAOS_SECONDS", "60"))
 
 WORKERS: Final = 2
-LOAD: Final = Load(models=10, json_models=2, parameters=8_000, submitters=6, tellers=4)
 
 _RESCUED: Final = "SELECT COUNT(*) FROM round WHERE state = 'RESCUED'"
 
@@ -47,24 +46,39 @@ class Bar:
     kills: int
     at_each_failpoint: int
     failpoints: tuple[Failpoint, ...]
+    probability: float  # of a death at a failpoint that had its share
     rescued: int
     fenced: int
     ceiling: float
+    load: Load
 
 
 # What every update comes by, on its way into the hub and through a round.
 _ALWAYS: Final = tuple(
     point for point in ALL if point.partition(".")[0] in ("submission", "claim", "combine", "post", "outbox", "hint")
 )
-_SHORT: Final = Bar(8.0, 30, 1, _ALWAYS, rescued=3, fenced=1, ceiling=120)
+_SHORT: Final = Bar(
+    8.0,
+    30,
+    1,
+    _ALWAYS,
+    0.003,
+    rescued=3,
+    fenced=1,
+    ceiling=120,
+    load=Load(models=6, json_models=1, parameters=8_000, submitters=5, tellers=1),
+)
 _LONG: Final = Bar(
     LONG,
-    int(5 * LONG),
+    # 300 in a minute, 10,000 in half an hour.
+    max(int(5 * LONG), int(LONG // 1800) * 10_000),
     5,
     ALL,
+    0.006,
     rescued=int(LONG / 2),
     fenced=max(1, int(LONG / 20)),
     ceiling=60 + 3 * LONG,
+    load=Load(models=10, json_models=2, parameters=8_000, submitters=6, tellers=4),
 )
 
 
@@ -93,7 +107,12 @@ def _chaos(
 ) -> None:
     points = folder / "failpoints"
     variables = failpoint_environment(
-        points, SEED, probability=0.003, enough=bar.at_each_failpoint, points=bar.failpoints
+        points,
+        SEED,
+        probability=bar.probability,
+        eager=0.5,
+        enough=bar.at_each_failpoint,
+        points=bar.failpoints,
     )
     turn_off(points)  # until all is set up
     with (
@@ -104,7 +123,7 @@ def _chaos(
         settings = _settings(folder, url, broker.url)
         with (
             fleet_running(settings, folder / "logs", WORKERS, variables) as fleet,
-            traffic_running(settings, folder, SEED, LOAD) as traffic,
+            traffic_running(settings, folder, SEED, bar.load) as traffic,
             garbage_collected(settings),
         ):
             havoc = Havoc(fleet, SEED)
@@ -150,6 +169,8 @@ def _chaos(
         violations=len(found),
         quiet_after_seconds=quiet_after,
     )
+    each = ", ".join(f"{point} {times}" for point, times in sorted(died.items()))
+    request.node.user_properties.append((PROPERTY, f"deaths at failpoints on {database} and {kind}: {each}"))
     assert told.problems == []
     assert found == []
     counted = {update["submission_id"] for update in facts.updates if update["status"] == "COMPLETE"}

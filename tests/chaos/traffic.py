@@ -179,7 +179,7 @@ def traffic_running(settings: Settings, folder: Path, seed: int, load: Load | No
 
 
 @contextmanager
-def garbage_collected(settings: Settings, every: float = 1.0) -> Iterator[None]:
+def garbage_collected(settings: Settings, every: float = 0.5) -> Iterator[None]:
     """The hub told, again and again, to collect what no row names."""
     ending = threading.Event()
 
