@@ -4,7 +4,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 ARGS ?=
 bin := .venv/bin
 
-.PHONY: demo test setup lint types imports unit locks peers benchmarks-smoke benchmarks chaos clean
+.PHONY: demo test setup lint types imports unit locks peers benchmarks-smoke benchmarks chaos fuzz clean
 
 demo: setup
 	$(bin)/python -m worker demo $(ARGS)
@@ -60,6 +60,13 @@ benchmarks-smoke: setup peers
 	$(bin)/python -m benchmarks.memory --quick
 	$(bin)/python -m benchmarks.latency --updates 30 --database both --any-speed
 	$(bin)/python -m benchmarks.events --quick --any-speed
+
+# A million inputs or ten minutes for each parser, whichever is over first: more than an hour on two cores.
+fuzz: setup
+	mkdir -p .evidence && rm -f .evidence/fuzz.jsonl
+	CHAOS_EVIDENCE=$(CURDIR)/.evidence/fuzz.jsonl FUZZ_SECONDS=$(or $(FUZZ_SECONDS),600) FUZZ_EXECUTIONS=$(or $(FUZZ_EXECUTIONS),1000000) \
+		$(bin)/python -m pytest -m wide tests/fuzz $(ARGS)
+	$(bin)/python -m tests.chaos.report $(wildcard .evidence/chaos.jsonl) .evidence/fuzz.jsonl > docs/reliability.md
 
 # The long form of everything in tests/chaos: half an hour, most of it on every pair of database and broker that is there.
 chaos: setup

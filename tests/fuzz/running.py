@@ -17,6 +17,7 @@ import traceback
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from math import inf
 from pathlib import Path
 from types import FrameType
 from typing import Final
@@ -45,14 +46,19 @@ class Findings:
     crashes: list[str] = field(default_factory=list)
 
 
-def fuzz(make: Callable[[], tuple[Parse, Callable[[], bytes]]], *, seconds: float, executions: int) -> Findings:
-    """Run until both are over (0: neither asked for). `make` gives the parser and the source of its inputs."""
+def fuzz(
+    make: Callable[[], tuple[Parse, Callable[[], bytes]]], *, seconds: float, most: float = inf, least: int = 200
+) -> Findings:
+    """Run for `seconds` or `most` inputs, whichever is over first, but for `least` inputs however long they take.
+
+    `make` gives the parser and the source of its inputs.
+    """
     reading, writing = os.pipe()
     child = os.fork()
     if not child:
         os.close(reading)
         try:
-            text = json.dumps(asdict(_run(*make(), seconds=seconds, executions=executions)))
+            text = json.dumps(asdict(_run(*make(), seconds=seconds, most=most, least=least)))
         except BaseException:  # noqa: BLE001  # told to the test, which fails by it
             text = json.dumps(asdict(Findings(crashes=[traceback.format_exc()])))
         with os.fdopen(writing, "w") as out:
@@ -67,7 +73,7 @@ def fuzz(make: Callable[[], tuple[Parse, Callable[[], bytes]]], *, seconds: floa
     return Findings(**json.loads(text))
 
 
-def _run(parse: Parse, draw: Callable[[], bytes], *, seconds: float, executions: int) -> Findings:
+def _run(parse: Parse, draw: Callable[[], bytes], *, seconds: float, most: float, least: int) -> Findings:
     found = Findings()
     _silence()
     signal.signal(signal.SIGALRM, _alarm)
@@ -77,7 +83,7 @@ def _run(parse: Parse, draw: Callable[[], bytes], *, seconds: float, executions:
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     open_before = _descriptors()
     began = time.monotonic()
-    while time.monotonic() - began < seconds or found.executions < executions:
+    while found.executions < least or (time.monotonic() - began < seconds and found.executions < most):
         data = draw()
         found.executions += 1
         signal.setitimer(signal.ITIMER_REAL, CASE_SECONDS)
