@@ -1,0 +1,47 @@
+"""Every guard of the system that has a switch, and which of them every run tries (docs/reliability.md, "mutations")."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from tests.chaos.switches import delivery, entries, files, numerics, rounds, schema
+from tests.chaos.switches.switch import Switch
+
+SWITCHES: Final[tuple[Switch, ...]] = (
+    *rounds.SWITCHES,
+    *entries.SWITCHES,
+    *numerics.SWITCHES,
+    *schema.SWITCHES,
+    *files.SWITCHES,
+    *delivery.SWITCHES,
+)
+
+# Tried by `make test`: what a round and a submission rest on, and of the other rooms what stands for many like it.
+_ROOMS: Final = {switch.name for room in (rounds, entries, numerics) for switch in room.SWITCHES}
+_OTHERS: Final = frozenset(
+    {
+        "blob.before_its_row",
+        "blob.named_when_complete",
+        "blob.synced",
+        "celery.task_acks_late",
+        "celery.task_reject_on_worker_lost",
+        "client.sends_again",
+        "digest.checked_when_taken_in",
+        "garbage.age",
+        "garbage.looked_at_again",
+        "limits.checked_under_the_lock",
+        "reference.confined",
+        "schema.both_nets_of_the_chain",
+        "schema.uq_model_aggregate_model_id_number",
+        "schema.uq_model_aggregate_parent_id",
+        "schema.uq_model_log_event_id",
+        "schema.uq_model_update_submission_id",
+        "schema.uq_outbox_key",
+        "schema.ck_model_update_complete",
+        "secrets.masked_in_logs",
+        "sqlite.begin_immediate",
+    }
+)
+QUICK: Final = tuple(s for s in SWITCHES if not s.wide and (s.name in _ROOMS or s.name in _OTHERS))
+OTHERS: Final = tuple(s for s in SWITCHES if not s.wide and s not in QUICK)
+WIDE: Final = tuple(s for s in SWITCHES if s.wide)
