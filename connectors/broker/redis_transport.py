@@ -63,11 +63,35 @@ _log = structlog.get_logger(__name__)
 
 
 class QoS(stock.QoS):
-    """What is delivered was written down by the script that took it."""
+    """What is delivered was written down by the script that took it.
+
+    At its `maxmemory` a server refuses whatever could take more, and Redis within a transaction every command: it must
+    hear of what is done all the same, or nothing would ever be freed.
+    """
 
     def append(self, message: Any, delivery_tag: str) -> None:
         """Remember it in this process."""
         virtual.QoS.append(self, message, delivery_tag)
+
+    def _remove_from_indices(self, delivery_tag: str, pipe: Any = None) -> Any:
+        if pipe is not None:
+            return super()._remove_from_indices(delivery_tag, pipe)
+        # No transaction, and the entry before its index: an index alone is cleared away by whoever looks out.
+        with self.channel.conn_or_acquire() as client:
+            both = client.pipeline(transaction=False)
+            return both.hdel(self.unacked_key, delivery_tag).zrem(self.unacked_index_key, delivery_tag)
+
+    def restore_visible(self, *arguments: Any, **options: Any) -> None:
+        """As the stock one; on a full server another time."""
+        with contextlib.suppress(OutOfMemoryError):
+            super().restore_visible(*arguments, **options)
+
+    def restore_by_tag(self, tag: str, client: Any = None, leftmost: bool = False) -> None:
+        """As the stock one; what a full server does not take back stays written down, for whoever looks out later."""
+        try:
+            super().restore_by_tag(tag, client, leftmost)
+        except OutOfMemoryError as error:
+            _log.warning("message.not_given_back", tag=tag, reason=str(error))
 
 
 class Message(virtual.Message):
@@ -152,6 +176,16 @@ class Channel(stock.Channel):
             self._forget(message["properties"]["delivery_tag"])
         self.connection._deliver(message, queue)
         return True
+
+    def _queue_bind(self, exchange: str, routing_key: str, pattern: str, queue: str) -> None:
+        try:
+            super()._queue_bind(exchange, routing_key, pattern, queue)
+        except OutOfMemoryError:
+            # A worker that starts on a full server must be able to make room: what is bound already will do.
+            member = self.sep.join([routing_key or "", pattern or "", queue or ""])
+            with self.conn_or_acquire() as client:
+                if not client.sismember(self.keyprefix_queue % (exchange,), member):
+                    raise
 
     def basic_consume(self, queue: str, no_ack: bool, *args: Any, **kwargs: Any) -> Any:
         """As the stock one; whoever acknowledges nothing must leave nothing to be acknowledged."""
