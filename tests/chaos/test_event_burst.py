@@ -60,7 +60,9 @@ class Strikes(threading.Thread):
         """Wait, strike, and again."""
         while not self._ending.wait(self._draw.uniform(0.5, 1.5) * self._pause):
             kind = "worker" if sum(self.struck.values()) % 4 == 3 else "process"
-            targets = self._fleet.parents() if kind == "worker" else self._fleet.pool()
+            # One that is still coming up would take its worker along, again and again.
+            up = self._fleet.ready()
+            targets = up if kind == "worker" else self._fleet.pool(up)
             with contextlib.suppress(ProcessLookupError, IndexError):
                 os.kill(self._draw.choice(targets), signal.SIGKILL)
                 self.struck[kind] += 1
@@ -75,9 +77,9 @@ class Strikes(threading.Thread):
         self.join()
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(420)
 def test_a_burst_counts_each_event_once(tmp_path: Path, postgres_url: str, capsys: pytest.CaptureFixture[str]) -> None:
-    _burst(tmp_path, postgres_url, 5_000, strike_every=0.25, seconds=60, capsys=capsys)
+    _burst(tmp_path, postgres_url, 5_000, strike_every=0.25, seconds=150, capsys=capsys)
 
 
 @pytest.mark.wide
