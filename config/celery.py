@@ -29,9 +29,9 @@ METRICS_ADD: Final = "fedqueue.metrics.add"
 MAINTENANCE_OUTBOX: Final = "fedqueue.maintenance.outbox"
 MAINTENANCE_GARBAGE: Final = "fedqueue.maintenance.garbage"
 
-# A quorum queue is on several disks and gives a dead worker's messages back within a second. Since RabbitMQ 4 it drops a
-# message that was given back twenty times, which an outage of the database comes to in a minute: the limit is set out
-# of reach.
+# A quorum queue is on several disks and gives a dead worker's messages back within a second. Since RabbitMQ 4 it drops
+# a message that was given back twenty times, which an outage of the database comes to in a minute: the limit is set
+# out of reach.
 _ON_RABBITMQ: Final = {"x-queue-type": "quorum", "x-delivery-limit": 1_000_000_000}
 
 # Far longer than a worker's main loop is ever busy, waiting for its broker included.
