@@ -190,7 +190,7 @@ SWITCHES: Final = (
         "reference.regular_files_alone",
         "a device or a pipe is read for ever",
         (Edit(_PLACES, "if not stat.S_ISREG(os.fstat(file).st_mode):", "if False:", "open_inside"),),
-        (f"{_OF_STORE}::test_a_device_is_refused",),
+        (f"{_OF_STORE}::test_a_folder_is_refused",),
         raises=("StoreUnavailable", "ModelDataError"),
     ),
     Switch(

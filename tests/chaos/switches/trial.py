@@ -13,7 +13,6 @@ import gc
 import importlib
 import json
 import os
-import pickle
 import signal
 import subprocess
 import sys
@@ -21,13 +20,13 @@ import tempfile
 import time
 import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Final
 
-from tests.chaos.switches.source_edits import ROOT, switch_off
+from tests.chaos.switches.source_edits import ROOT, Edit, switch_off
 from tests.chaos.switches.switch import Switch
 
 # Read before the first fork. Nothing of ours is: it must be read with the guard off.
@@ -154,11 +153,12 @@ class Trials:
         assert self._process is not None
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        pickle.dump((switch, self._seconds), self._process.stdin)
+        asked = {"name": switch.name, "edits": [asdict(edit) for edit in switch.edits], "reds": switch.reds}
+        self._process.stdin.write(json.dumps(asked | {"seconds": self._seconds}).encode() + b"\n")
         self._process.stdin.flush()
-        verdict = pickle.load(self._process.stdout)
-        assert isinstance(verdict, Verdict)
-        return verdict
+        said = json.loads(self._process.stdout.readline())
+        failures = tuple(Failure(**failure) for failure in said.pop("failures"))
+        return Verdict(**(said | {"ran": tuple(said["ran"]), "failures": failures}))
 
 
 # --- in the process that forks --------------------------------------------------------------------
@@ -175,12 +175,11 @@ def _serve(asked: IO[bytes], answers: IO[bytes]) -> None:
         # No fork looks through all this again.
         gc.collect()
         gc.freeze()
-        while True:
-            try:
-                switch, seconds = pickle.load(asked)
-            except EOFError:
-                return
-            pickle.dump(_tried(switch, seconds), answers)
+        for line in asked:
+            said = json.loads(line)
+            edits = tuple(Edit(**edit) for edit in said["edits"])
+            verdict = _tried(Switch(said["name"], "", edits, tuple(said["reds"])), said["seconds"])
+            answers.write(json.dumps(asdict(verdict)).encode() + b"\n")
             answers.flush()
 
 
@@ -309,7 +308,7 @@ if __name__ == "__main__":
         # Its own copy: what a test prints must not come between the answers.
         answers = os.fdopen(os.dup(1), "wb")
         os.dup2(2, 1)
-        # Under its real name, so that what is pickled here is known there.
+        # Under its real name, which a class has wherever it is used.
         serving = importlib.import_module("tests.chaos.switches.trial")
         serving._serve(sys.stdin.buffer, answers)
     else:
