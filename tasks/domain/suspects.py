@@ -72,7 +72,7 @@ def _set_poison_aside(hub: Hub, model: FederatedModel, update: ModelUpdate) -> N
 
 
 def rest_ms(hub: Hub, failures: int) -> int:
-    """Anything up to a doubling bound ("full jitter"), so that retries of many models spread out; 0 without a failure."""
+    """Anything up to a doubling bound ("full jitter"), so that many retries spread out; 0 without a failure."""
     if failures < 1:
         return 0
     bound = min(hub.settings.retry_cap_seconds, hub.settings.retry_base_seconds * 2 ** (failures - 1))
