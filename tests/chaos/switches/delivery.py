@@ -359,7 +359,8 @@ SWITCHES: Final = (
                 "Signer.open",
             ),
         ),
-        (f"{_SIGNED}::test_what_is_forged_is_refused",),
+        (f"{_SIGNED}::test_who_is_not_trusted_is_refused",),
+        raises=("Rejected",),
         wide=True,
     ),
     Switch(
