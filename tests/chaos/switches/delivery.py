@@ -367,21 +367,7 @@ SWITCHES: Final = (
         "signed.for_this_call",
         "a signed body is put under another task's name",
         (Edit(_SIGNING, "    bound = (embedded or {}).get(BOUND)\n", "    bound = None\n", "check_binding"),),
-        (f"{_SIGNED}::test_what_is_forged_is_refused",),
-        wide=True,
-    ),
-    Switch(
-        "signed.taken_along",
-        "forged events are taken along with signed ones",
-        (
-            Edit(
-                "tasks/draining.py",
-                "json.loads(message.body) if signer is None else signer.open(message.body)",
-                "json.loads(message.body) if message.body[:1] == '[' else signer.open(message.body)",
-                "payload_of",
-            ),
-        ),
-        (f"{_SIGNED}::test_forged_events_are_not_taken_along_with_signed_ones",),
+        (f"{_SIGNED}::test_what_is_forged_is_refused[fedqueue.control]",),
         wide=True,
     ),
     Switch(
