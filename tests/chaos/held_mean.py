@@ -11,9 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.aggregation import Aggregator, AggregatorParams, Needs, register
-
-NAME = "held_mean"
-VARIABLE = "HELD_ROUNDS"
+from tests.chaos.held import AGGREGATOR, VARIABLE, holding
 
 
 def _needs(params: AggregatorParams, inputs: Any) -> Needs:
@@ -29,9 +27,4 @@ def _mean(params: AggregatorParams, needs: Needs, chunk: Any) -> Any:
     return chunk.mean(needs.weights)
 
 
-def holding(hold: Path, pid: int | str) -> Path:
-    """What a process leaves beside the file to say that it is in the middle of a round."""
-    return hold.with_name(f"{pid}.holding")
-
-
-register(Aggregator(NAME, AggregatorParams, _needs, _mean))
+register(Aggregator(AGGREGATOR, AggregatorParams, _needs, _mean))

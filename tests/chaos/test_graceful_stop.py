@@ -15,7 +15,7 @@ import pytest
 from config.settings import Settings
 from fedqueue import Client
 from fedqueue.messages import names
-from tests.chaos import held_mean
+from tests.chaos import held
 from tests.chaos.evidence import Evidence
 from tests.chaos.facts import read_facts
 from tests.chaos.grounds import broker_on, database_on
@@ -36,7 +36,7 @@ _GRACE = seconds_of(read_compose({"POSTGRES_PASSWORD": "x", "REDIS_PASSWORD": "x
 @contextmanager
 def worker_running(settings: Settings, name: str, folder: Path, hold: Path) -> Iterator[Child]:
     """One worker, ready; killed with the block if it still runs."""
-    environment = process_environment(settings) | {held_mean.VARIABLE: str(hold)}
+    environment = process_environment(settings) | {held.VARIABLE: str(hold)}
     child = Child(name, "worker", worker_command(["--hostname", name]), environment, folder / f"{name}.log")
     child.start()
     try:
@@ -88,7 +88,7 @@ def test_a_loaded_worker_ends_in_time_and_another_goes_on_with_all_it_had(
             sweep_seconds=0.5,
             worker_concurrency=2,
             soft_shutdown_seconds=_SOFT_SECONDS,
-            plugins=(held_mean.__name__,),
+            plugins=(held.PLUGIN,),
         )
         settings.home.mkdir()
         metadata = build_metadata(settings)
@@ -102,7 +102,7 @@ def test_a_loaded_worker_ends_in_time_and_another_goes_on_with_all_it_had(
             initial = {"w": np.zeros(10, np.float32)}
             models = [
                 hub.create_model(initial=initial, requirement=None, allow_repeats=True, aggregator=aggregator).model_id
-                for aggregator in (held_mean.NAME, held_mean.NAME, "fedavg")
+                for aggregator in (held.AGGREGATOR, held.AGGREGATOR, "fedavg")
             ]
             clients = [hub.register_client(model).client_id for model in models]
             for model, client in zip(models[:2], clients[:2], strict=True):

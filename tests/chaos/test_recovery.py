@@ -16,7 +16,7 @@ import pytest
 
 from config.settings import Settings
 from fedqueue import Client
-from tests.chaos import held_mean
+from tests.chaos import held
 from tests.chaos.evidence import SEED, Evidence
 from tests.chaos.facts import Row, read_facts
 from tests.chaos.fleet import fleet_running
@@ -35,11 +35,11 @@ def test_an_embedded_hub_posts_a_killed_worker_s_round_within_lease_and_sweep(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, evidence: Evidence
 ) -> None:
     hold = tmp_path / "hold"
-    monkeypatch.setenv(held_mean.VARIABLE, str(hold))
-    with Supervisor(Settings(home=home, plugins=(held_mean.__name__,))) as hub:
+    monkeypatch.setenv(held.VARIABLE, str(hold))
+    with Supervisor(Settings(home=home, plugins=(held.PLUGIN,))) as hub:
         settings = hub.settings
         with Client(settings.broker_url, settings.result_url, settings.store_url) as client:
-            took = [_seconds_to_recover(client, settings, hold) for _ in range(5)]
+            took = [_seconds_to_recover(client, settings, hold) for _ in range(3)]
             wait_until("end of the last round", lambda: _is_quiet(settings), 10)
     _judge("embedded settings", settings, took, evidence)
 
@@ -51,10 +51,10 @@ def test_a_hub_posts_a_killed_worker_s_round_within_thirty_five_seconds(
     home: Path, tmp_path: Path, postgres_url: str, monkeypatch: pytest.MonkeyPatch, evidence: Evidence
 ) -> None:
     hold = tmp_path / "hold"
-    monkeypatch.setenv(held_mean.VARIABLE, str(hold))
+    monkeypatch.setenv(held.VARIABLE, str(hold))
     with valkey_server(tmp_path) as broker:
         settings = Settings(
-            home=home, database_url=postgres_url, broker_url=broker.url, plugins=(held_mean.__name__,)
+            home=home, database_url=postgres_url, broker_url=broker.url, plugins=(held.PLUGIN,)
         ).model_copy(update={"worker_concurrency": 2})
         with (
             fleet_running(settings, tmp_path / "logs"),
@@ -86,7 +86,7 @@ def _judge(case: str, settings: Settings, took: list[float], evidence: Evidence)
 def _seconds_to_recover(client: Client, settings: Settings, hold: Path) -> float:
     """From SIGKILL of the worker that has the round, and of its pool, to the aggregate of another."""
     model = client.create_model(
-        initial={"w": np.zeros(1000, np.float32)}, requirement=None, aggregator=held_mean.NAME
+        initial={"w": np.zeros(1000, np.float32)}, requirement=None, aggregator=held.AGGREGATOR
     ).model_id
     participant = client.register_client(model).client_id
     hold.touch()

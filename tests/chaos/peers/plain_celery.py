@@ -16,7 +16,7 @@ from tests.chaos.peers.ledger import insert_update
 
 BROKER, DATABASE = "PEER_BROKER_URL", "PEER_DATABASE_URL"
 
-app = Celery("plain", broker=os.environ.get(BROKER), fixups=[])
+app = Celery("plain", broker=os.environ.get(BROKER), set_as_current=False, fixups=[])
 
 
 @app.task
