@@ -149,7 +149,10 @@ class InSqlite(Machine):
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize(
     ("machine", "examples"),
-    [pytest.param(InMemory, EXAMPLES, id="memory"), pytest.param(InSqlite, EXAMPLES // 4, id="sqlite")],
+    [
+        pytest.param(InMemory, EXAMPLES, id="memory"),
+        pytest.param(InSqlite, EXAMPLES // 4, id="sqlite", marks=pytest.mark.wide),
+    ],
 )
 def test_no_death_at_any_failpoint_breaks_an_invariant(
     machine: type[Machine], examples: int, evidence: Evidence

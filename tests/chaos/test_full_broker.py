@@ -29,8 +29,9 @@ _WAITING = 60
 _FULL_SECONDS = 4.0
 
 
+@pytest.mark.wide
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["valkey", pytest.param("redis", marks=pytest.mark.wide)])
+@pytest.mark.parametrize("kind", ["valkey", "redis"])
 def test_a_full_broker_is_worked_off_and_loses_nothing(kind: str, tmp_path: Path, evidence: Evidence) -> None:
     with broker_on(kind, tmp_path) as broker, redis.Redis.from_url(broker.url) as line:
         settings = Settings(

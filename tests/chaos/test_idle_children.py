@@ -91,6 +91,7 @@ def hang_again_and_again(times: int, folder: Path, evidence: Evidence, **setting
     assert max(seen) <= _BAR_SECONDS
 
 
+@pytest.mark.wide
 @pytest.mark.slow
 def test_a_hung_pool_is_seen_and_its_worker_started_anew(tmp_path: Path, evidence: Evidence) -> None:
     hang_again_and_again(1, tmp_path, evidence, watchdog_seconds=6.0)

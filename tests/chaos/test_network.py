@@ -71,6 +71,7 @@ def stalled(way: Proxy, run: Run) -> None:
     run.wait_for_answers(2, 120)
 
 
+@pytest.mark.wide
 @pytest.mark.slow
 def test_a_slow_stalling_and_cutting_network_loses_nothing(
     tmp_path: Path, request: pytest.FixtureRequest, evidence: Evidence

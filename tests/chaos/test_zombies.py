@@ -33,7 +33,9 @@ _LOAD: Final = Load(models=8, parameters=2_000, processes=1, submitters=4, pause
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("database", ["sqlite", "postgresql", pytest.param("mariadb", marks=pytest.mark.wide)])
+@pytest.mark.parametrize(
+    "database", ["sqlite", *(pytest.param(it, marks=pytest.mark.wide) for it in ("postgresql", "mariadb"))]
+)
 def test_a_worker_that_was_overtaken_changes_nothing(
     database: str, tmp_path: Path, request: pytest.FixtureRequest, evidence: Evidence
 ) -> None:

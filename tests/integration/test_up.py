@@ -105,6 +105,7 @@ def test_what_a_killed_worker_had_begun_is_begun_again_at_once(hub: RunningHub) 
     assert [answer["rejection"]["kind"] for answer in answers] == ["UnknownModel"] * len(pool)
 
 
+@pytest.mark.wide
 @pytest.mark.slow
 def test_a_worker_whose_pool_hangs_is_replaced_within_a_minute(hub: RunningHub) -> None:
     """Its main loop is healthy and its process lives: only a task in the pool can tell."""
