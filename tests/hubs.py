@@ -16,6 +16,8 @@ from typing import Any
 
 import psutil
 
+from config.settings import Settings
+from worker.bootstrap import HubCelery
 from worker.children import die_with_parent
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -87,6 +89,24 @@ def running(processes: set[psutil.Process]) -> list[psutil.Process]:
             if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
                 found.append(process)
     return found
+
+
+def stop_idle_pool(settings: Settings, worker: str, parent: int) -> set[psutil.Process]:
+    """Stop that worker's pool at a moment when no process has a task: one stopped in a task may be at a long one."""
+    with HubCelery(settings) as app:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            pool = set(psutil.Process(parent).children())
+            for process in pool:
+                process.suspend()
+            # The main loop answers, whatever its pool does.
+            active = app.control.inspect(destination=[worker], timeout=5.0).active() or {}
+            if pool and active and not any(active.values()):
+                return pool
+            for process in pool:
+                process.resume()
+            time.sleep(0.05)
+    raise AssertionError("the pool was never idle")
 
 
 @contextmanager

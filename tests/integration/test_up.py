@@ -21,7 +21,7 @@ from celery.utils.nodenames import worker_direct
 from config.loading import load_settings
 from fedqueue import Client
 from fedqueue.messages.names import MODELS_LATEST
-from tests.hubs import RunningHub, hub_running, run_worker_command, running
+from tests.hubs import RunningHub, hub_running, run_worker_command, running, stop_idle_pool
 from worker.bootstrap import HubCelery
 from worker.health import embedded_worker_names
 from worker.watchdog import EXIT_HUNG
@@ -110,8 +110,9 @@ def test_what_a_killed_worker_had_begun_is_begun_again_at_once(hub: RunningHub) 
 def test_a_worker_whose_pool_hangs_is_replaced_within_a_minute(hub: RunningHub) -> None:
     """Its main loop is healthy and its process lives: only a task in the pool can tell."""
     hung = hub.pid_of("worker1")
-    for process in psutil.Process(hung).children():
-        process.suspend()
+    settings = load_settings(env_file=None, home=hub.home)
+    name = next(each for each in embedded_worker_names(settings) if each.startswith("worker1@"))
+    stop_idle_pool(settings, name, hung)
     _wait_for_another(hub, "worker1", hung, 60)
     # The supervisor's canaries or the worker's own, whichever were due first.
     left = [event for event in hub.events("died", "worker1") if f"exit code {EXIT_HUNG}" in event["detail"]]

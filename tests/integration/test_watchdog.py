@@ -8,13 +8,12 @@ import signal
 import time
 from pathlib import Path
 
-import psutil
 import pytest
 import redis
 
 from fedqueue.messages.names import CONTROL_QUEUE
-from tests.hubs import run_worker_command, running
-from tests.integration.test_worker_process import Worker, until, worker_running
+from tests.hubs import run_worker_command, running, stop_idle_pool
+from tests.integration.test_worker_process import until, worker_running
 from tests.servers import valkey_server
 from worker.health import Health, default_worker_name
 from worker.watchdog import EXIT_HUNG
@@ -27,22 +26,14 @@ def migrated(home: Path) -> Path:
     return home
 
 
-def stop_pool(worker: Worker) -> set[psutil.Process]:
-    """The pool's processes, stopped where they are."""
-    pool = set(worker.pool())
-    assert len(pool) == 2
-    for process in pool:
-        process.suspend()
-    return pool
-
-
 def test_a_worker_whose_pool_hangs_ends_with_its_pool_and_gives_its_messages_back(
     migrated: Path, valkey_url: str
 ) -> None:
     """Its main loop is healthy, so nobody else would end it; kept, its messages would wait for 20 minutes."""
     with worker_running(migrated, valkey_url, app="tests.slow_tasks", FEDQUEUE_WATCHDOG_SECONDS="2") as worker:
         until(lambda: worker.health().health is Health.ALIVE)
-        pool = stop_pool(worker)
+        pool = stop_idle_pool(worker.app.settings, default_worker_name(), worker.process.pid)
+        assert len(pool) == 2
         worker.sleep(0.01)
         worker.sleep(0.01)
         assert worker.app.control.ping(timeout=3) == [{default_worker_name(): {"ok": "pong"}}]
