@@ -108,9 +108,9 @@ ROWS: Final[Mapping[str, Row]] = {
 _HEAD: Final = """\
 # Reliability, as measured
 
-This page is written by the harness itself: `make chaos` runs everything below (about half an hour on two cores),
-`make fuzz` the fuzzing, and both write it anew. A short form of each run is part of `make test`, a wider one of
-`.ci/run`.
+This page is written by the harness itself: `make chaos` runs everything below (half an hour of killing on every pair of
+database and broker, then as long again for the rest), `make fuzz` the fuzzing, and both write it anew. A short form is
+part of `make test`, a wider one of `.ci/run`.
 
 What is promised: an accepted update is in exactly one aggregate, or INVALID with a reason; a model's aggregates are one
 chain; an accepted event is told once; nothing that a dead worker held stays so for longer than lease and sweep
