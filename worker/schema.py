@@ -37,14 +37,15 @@ def settle_database(settings: Settings) -> None:
     """Leave a stopped hub's SQLite database whole in its one file: whoever copies that file then has it all.
 
     SQLite writes its log into the file when the last connection closes. Of two processes that close theirs at the
-    same time neither takes itself for the last, and one that was killed closed nothing: so one more comes after all.
+    same time neither takes itself for the last, one that was killed closed nothing, and an orphan of a killed worker
+    may keep its own open: so it is said in so many words.
 
     Raises: DatabaseUnavailable.
     """
-    if not settings.database_url.startswith("sqlite"):
-        return
-    metadata = build_metadata(settings)
+    from connectors.sql.connector import SqlAlchemyMetadataConnector
+
+    metadata = SqlAlchemyMetadataConnector(settings.database_url)
     try:
-        metadata.check()
+        metadata.settle()
     finally:
         metadata.close()

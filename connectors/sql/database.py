@@ -82,6 +82,20 @@ class Database(BaseMetadataConnector):
         """Let go of the pool's connections."""
         self.engine.dispose()
 
+    def settle(self) -> None:
+        """Have all that SQLite has committed in its one file, whoever else has that open. Servers see to it themselves.
+
+        Raises: DatabaseUnavailable.
+        """
+        if self.engine.dialect.name != "sqlite":
+            return
+        with self._faults_named(), self.engine.connect() as connection:
+            driver = connection.connection.driver_connection
+            assert driver is not None
+            [is_busy, _, _] = driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        if is_busy:
+            raise DatabaseUnavailable("somebody still reads the database, or writes to it")
+
     def forget_connections(self) -> None:
         """Leave the parent's connections alone after a fork: they are its own, and still in use."""
         self.engine.dispose(close=False)

@@ -116,7 +116,7 @@ def _burst(
                 strikes.stop()
                 _wait_for_the_rows(settings, events, seconds, fleet)
                 took = time.monotonic() - began
-            _wait_for_quiet(settings, 60)
+            _wait_for_quiet(settings, 150)
             facts = read_event_facts(url)
     memory = watch.memory()
     with capsys.disabled():
@@ -180,7 +180,10 @@ def _wait_for_the_rows(settings: Settings, events: int, seconds: float, fleet: F
 
 
 def _wait_for_quiet(settings: Settings, seconds: float) -> None:
-    """Repeats and statuses may still be on their way when the last new entry is there."""
+    """Repeats and statuses may still be on their way when the last new entry is there.
+
+    What an orphan of a killed worker took along after the blow comes back a minute after its death.
+    """
     deadline = time.monotonic() + seconds
     quiet_since = time.monotonic()
     with redis.Redis.from_url(settings.broker_url) as broker:

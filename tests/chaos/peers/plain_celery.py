@@ -16,10 +16,11 @@ from tests.chaos.peers.ledger import insert_update
 
 BROKER, DATABASE = "PEER_BROKER_URL", "PEER_DATABASE_URL"
 
+# Neither the current application nor its tasks shared: whoever imports this has an application of its own.
 app = Celery("plain", broker=os.environ.get(BROKER), set_as_current=False, fixups=[])
 
 
-@app.task
+@app.task(shared=False)
 def submit(name: str, num_examples: int, values: list[float]) -> None:
     """Write an update down, and send for the aggregation when enough are there."""
     with psycopg.connect(os.environ[DATABASE]) as database:
@@ -30,7 +31,7 @@ def submit(name: str, num_examples: int, values: list[float]) -> None:
         aggregate.delay()
 
 
-@app.task
+@app.task(shared=False)
 def aggregate() -> None:
     """Average what is pending and mark it, in one transaction."""
     with psycopg.connect(os.environ[DATABASE]) as database:
