@@ -16,6 +16,7 @@ from celery import Celery
 
 from config.settings import Settings
 from fedqueue import Client
+from fedqueue.errors import Unanswered
 from tests.chaos.facts import read_facts
 from tests.chaos.peers import plain_celery
 from tests.chaos.peers.ledger import (
@@ -205,13 +206,18 @@ class Ours(Contestant):
                 self._participant = self._client.register_client(made.model_id).client_id
             submission = uuid4()
             self._names[submission] = name
-        self._client.submit_update(
-            self._model,
-            self._participant,
-            {"w": np.array(values, np.float32)},
-            num_examples=num_examples,
-            submission_id=submission,
-        )
+        while True:
+            try:
+                self._client.submit_update(
+                    self._model,
+                    self._participant,
+                    {"w": np.array(values, np.float32)},
+                    num_examples=num_examples,
+                    submission_id=submission,
+                )
+            except Unanswered:
+                continue  # as its error says: a repeat under the same id is harmless
+            return
 
     def finish(self) -> None:
         assert self._model is not None

@@ -84,6 +84,19 @@ def test_a_schema_that_turns_in_a_circle_is_a_reason_not_a_crash() -> None:
     assert "without end" in str(find_instance_fault(Draft202012Validator, circle, {}))
 
 
+def test_a_circle_is_a_reason_wherever_in_the_library_python_s_stack_ends() -> None:
+    """In its Rust part that is a panic, which is no Exception."""
+    circle = {
+        "$ref": "#/$defs/a",
+        "$defs": {"a": {"$dynamicRef": "#b", "$id": "urn:a", "$defs": {"b": {"$dynamicAnchor": "b", "$ref": "urn:a"}}}},
+    }
+
+    def deeper(by: int) -> str | None:
+        return deeper(by - 1) if by else find_instance_fault(Draft202012Validator, circle, {})
+
+    assert all("without end" in str(deeper(by)) for by in range(60))
+
+
 def test_a_schema_nested_too_deeply_is_refused() -> None:
     schema: dict[str, Any] = {}
     for _ in range(100_000):
