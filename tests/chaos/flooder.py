@@ -19,7 +19,7 @@ from uuid import UUID, uuid4
 from fedqueue import Client, HubBusy, LimitExceeded, Unanswered
 
 # Between two tries of a thread that was not let in: the flood is to fill the hub, not the test's machine.
-_BREATH = 0.01
+_BREATH = 0.002
 
 
 @dataclass(frozen=True)
