@@ -77,21 +77,23 @@ def fresh_mariadb_database(server: Server) -> Iterator[str]:
 
 
 @contextmanager
-def rabbitmq_server() -> Iterator[Server]:
-    """A RabbitMQ node of its own, with the guest user."""
+def rabbitmq_server(*tls: str) -> Iterator[Server]:
+    """A RabbitMQ node of its own, with the guest user; with lines of configuration about TLS it speaks nothing else."""
     program = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
     if not program.exists():
         pytest.skip("rabbitmq-server is not installed: Debian's package rabbitmq-server brings it")
     with tempfile.TemporaryDirectory(prefix="rabbitmq-") as place:
         folder = Path(place)
         port, distribution_port, epmd_port = free_port(), free_port(), free_port()
+        listener = ["listeners.tcp = none", f"listeners.ssl.default = 127.0.0.1:{port}"] if tls else []
+        (folder / "rabbitmq.conf").write_text("".join(f"{line}\n" for line in (*listener, *tls)))
         environment = {
             "PATH": os.environ.get("PATH", ""),
             "HOME": place,
             "LANG": "C.UTF-8",
             "RABBITMQ_NODENAME": f"fedqueue{port}@localhost",
-            "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
-            "RABBITMQ_NODE_PORT": str(port),
+            "RABBITMQ_CONFIG_FILE": str(folder / "rabbitmq.conf"),
+            **({} if tls else {"RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1", "RABBITMQ_NODE_PORT": str(port)}),
             "RABBITMQ_DIST_PORT": str(distribution_port),
             "RABBITMQ_MNESIA_BASE": f"{place}/mnesia",
             "RABBITMQ_LOG_BASE": f"{place}/log",
@@ -102,7 +104,7 @@ def rabbitmq_server() -> Iterator[Server]:
             "ERL_EPMD_ADDRESS": "127.0.0.1",
         }
         server = Server(
-            f"amqp://guest:guest@127.0.0.1:{port}//",
+            f"amqps://guest:guest@localhost:{port}//" if tls else f"amqp://guest:guest@127.0.0.1:{port}//",
             [str(program)],
             folder / "rabbitmq.log",
             lambda: _listens(port),

@@ -42,9 +42,7 @@ def settle_database(settings: Settings) -> None:
 
     Raises: DatabaseUnavailable.
     """
-    from connectors.sql.connector import SqlAlchemyMetadataConnector
-
-    metadata = SqlAlchemyMetadataConnector(settings.database_url)
+    metadata = build_metadata(settings)
     try:
         metadata.settle()
     finally:

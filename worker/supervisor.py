@@ -21,7 +21,7 @@ from typing import IO, Final
 
 from config.places import broker_url_in, database_url_in, endpoint_in, socket_in
 from config.settings import Settings
-from connectors.errors import DatabaseUnavailable, SchemaOutdated, SchemaTooNew
+from connectors.errors import DatabaseUnavailable
 from worker.children import Child
 from worker.endpoint import remove_endpoint, write_endpoint
 from worker.errors import AlreadyRunning, StartFailed
@@ -253,7 +253,7 @@ class Supervisor:
 
         try:
             settle_database(self.settings)
-        except (DatabaseUnavailable, SchemaOutdated, SchemaTooNew) as error:
+        except DatabaseUnavailable as error:
             self._tell("unsettled", detail=f"the database's log was not merged into its file: {error}")
 
     def _end(self, children: list[Child], patience: float) -> None:

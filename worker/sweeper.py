@@ -19,7 +19,7 @@ _LONGEST_PAUSE: Final = 30.0
 
 
 class Sweeper(threading.Thread):
-    """Sends `fedqueue.rounds.poll`, and nothing else, at least every `seconds`, until told to stop.
+    """Asks for the rounds that are due and the follow-ups that wait, at least every `seconds`, until told to stop.
 
     It has a connection of its own: a fork of the pool then finds no shared one in the middle of a sentence.
     """

@@ -73,7 +73,7 @@ class SqliteGround(Ground):
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / "hub.db"
-        shutil.copy(_migrated(), self._path)
+        shutil.copy(migrated(), self._path)
         self.metadata = SqlAlchemyMetadataConnector(f"sqlite:///{self._path}")
 
     def facts(self) -> Facts:
@@ -133,7 +133,7 @@ def quietly() -> Iterator[None]:
 
 
 @cache
-def _migrated() -> Path:
+def migrated() -> Path:
     """An empty database with the schema; made once, for a migration takes longer than an example."""
     path = Path(tempfile.mkdtemp(prefix="fedqueue-machine-")) / "hub.db"
     metadata = SqlAlchemyMetadataConnector(f"sqlite:///{path}")

@@ -37,7 +37,7 @@ _STRIKES: Final = 10
 
 # Sweeps so rare that the work itself, also on a busy machine, takes little of the time between them.
 _RARE: Final = 3.0
-# Each comes up to a fifth later than its time.
+# A fifth of their time is left to the work itself.
 _TWO_SWEEPS: Final = 2 * _RARE * 1.2
 
 

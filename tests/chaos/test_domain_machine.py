@@ -14,7 +14,6 @@ import tempfile
 from abc import abstractmethod
 from collections import Counter
 from contextlib import closing
-from functools import cache
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -43,6 +42,7 @@ from tasks.domain.submission import submit_update
 from tests.chaos.domain_hub import add_model, domain_hub, submission
 from tests.chaos.facts import Facts, read_facts
 from tests.chaos.invariants import violations
+from tests.chaos.machine_grounds import migrated
 from tests.chaos.machine_rows import rows_in
 
 # An example on a file takes ten times as long as one in memory.
@@ -277,7 +277,7 @@ class RoundsInSqlite(Rounds):
     """Over a real file: instead of the database's clock, what is compared with it is moved."""
 
     def connect(self) -> BaseMetadataConnector:
-        shutil.copy(_migrated(), self.folder / "hub.db")
+        shutil.copy(migrated(), self.folder / "hub.db")
         return SqlAlchemyMetadataConnector(f"sqlite:///{self.folder}/hub.db")
 
     def facts(self) -> Facts:
@@ -288,18 +288,6 @@ class RoundsInSqlite(Rounds):
             file.execute("UPDATE federated_model SET lease_until = lease_until - ?", (milliseconds,))
             file.execute("UPDATE model_update SET not_before = MAX(0, not_before - ?)", (milliseconds,))
             file.commit()
-
-
-@cache
-def _migrated() -> Path:
-    """An empty database with the schema; made once, for a migration takes longer than an example."""
-    path = Path(tempfile.mkdtemp(prefix="fedqueue-machine-")) / "hub.db"
-    metadata = SqlAlchemyMetadataConnector(f"sqlite:///{path}")
-    metadata.update_database()
-    metadata.close()
-    with closing(sqlite3.connect(path)) as file:
-        file.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    return path
 
 
 @pytest.mark.slow

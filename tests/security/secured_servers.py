@@ -14,9 +14,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
+import pymysql
 import pytest
 import redis
 
+from tests.debian_servers import mariadb_server, rabbitmq_server
 from tests.security.parties import Authority, Pair
 from tests.servers import Server, free_port, valkey_server
 
@@ -113,96 +115,33 @@ def postgres_over_tls(folder: Path, pair: Pair) -> Iterator[Server]:
 @contextmanager
 def mariadb_over_tls(pair: Pair) -> Iterator[Server]:
     """A MariaDB that lets its user `hub` in by password and TLS alone, with an empty database `fedqueue`."""
-    path = f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/bin"
-    program, installer = shutil.which("mariadbd", path=path), shutil.which("mariadb-install-db", path=path)
-    if program is None or installer is None:
-        pytest.skip("mariadbd is not installed: Debian's package mariadb-server brings it")
-    with tempfile.TemporaryDirectory(prefix="mariadb-") as place:
+    with tempfile.TemporaryDirectory(prefix="mariadb-tls-") as place:
         folder = Path(place)
         folder.chmod(0o755)
-        (folder / "data").mkdir()
-        user = "nobody" if os.geteuid() == 0 else None
         for source, target in ((pair.certificate, "server.pem"), (pair.key, "server.key")):
-            shutil.copy(source, folder / target)
-        script = folder / "users.sql"
-        script.write_text(
-            "CREATE DATABASE fedqueue CHARACTER SET utf8mb4;\n"
-            "CREATE USER hub@'%' IDENTIFIED BY 's3cret' REQUIRE SSL;\n"
-            "GRANT ALL ON fedqueue.* TO hub@'%';\n"
-        )
-        if user is not None:
-            for each in (folder, *folder.iterdir()):
-                shutil.chown(each, user)
-        subprocess.run(
-            [
-                *(installer, f"--datadir={folder / 'data'}", "--auth-root-authentication-method=normal"),
-                *("--skip-test-db", *(["--user=nobody"] if user else [])),
-            ],
-            check=True,
-            capture_output=True,
-        )
-        port = free_port()
-        command = [
-            *(program, "--no-defaults", f"--datadir={folder / 'data'}", f"--port={port}", "--bind-address=127.0.0.1"),
-            *(f"--socket={folder}/mariadb.sock", f"--pid-file={folder}/mariadb.pid", f"--init-file={script}"),
-            *(f"--ssl-cert={folder}/server.pem", f"--ssl-key={folder}/server.key"),
-            "--character-set-server=utf8mb4",
-        ]
-        url = f"mariadb://hub:s3cret@localhost:{port}/fedqueue"
-        server = Server(url, command, folder / "mariadb.log", lambda: _listens(port), user=user)
-        try:
-            server.start()
+            # The server may run as another user than the test.
+            (folder / target).write_bytes(source.read_bytes())
+        with mariadb_server(f"--ssl-cert={folder}/server.pem", f"--ssl-key={folder}/server.key") as server:
+            port = int(server.url.rsplit(":", 1)[1].split("/")[0])
+            with contextlib.closing(pymysql.connect(host="127.0.0.1", port=port, user="root")) as connection:
+                cursor = connection.cursor()
+                cursor.execute("CREATE USER hub@'%' IDENTIFIED BY 's3cret' REQUIRE SSL")
+                cursor.execute("GRANT ALL ON fedqueue.* TO hub@'%'")
+            server.url = f"mariadb://hub:s3cret@localhost:{port}/fedqueue"
             yield server
-        finally:
-            server.stop()
 
 
 @contextmanager
 def rabbitmq_over_tls(authority: Authority, pair: Pair) -> Iterator[Server]:
     """A RabbitMQ that only speaks TLS, and only to those with a certificate of that authority."""
-    program = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
-    if not program.exists():
-        pytest.skip("rabbitmq-server is not installed: Debian's package rabbitmq-server brings it")
-    with tempfile.TemporaryDirectory(prefix="rabbitmq-") as place:
-        port, distribution_port, epmd_port = free_port(), free_port(), free_port()
-        configuration = Path(place) / "rabbitmq.conf"
-        configuration.write_text(
-            "listeners.tcp = none\n"
-            f"listeners.ssl.default = 127.0.0.1:{port}\n"
-            f"ssl_options.cacertfile = {authority.file}\n"
-            f"ssl_options.certfile = {pair.certificate}\n"
-            f"ssl_options.keyfile = {pair.key}\n"
-            "ssl_options.verify = verify_peer\n"
-            "ssl_options.fail_if_no_peer_cert = true\n"
-        )
-        environment = {
-            "PATH": os.environ.get("PATH", ""),
-            "HOME": place,
-            "LANG": "C.UTF-8",
-            "RABBITMQ_NODENAME": f"fedqueue{port}@localhost",
-            "RABBITMQ_CONFIG_FILE": str(configuration),
-            "RABBITMQ_DIST_PORT": str(distribution_port),
-            "RABBITMQ_MNESIA_BASE": f"{place}/mnesia",
-            "RABBITMQ_LOG_BASE": f"{place}/log",
-            "RABBITMQ_ENABLED_PLUGINS_FILE": f"{place}/enabled_plugins",
-            "RABBITMQ_CONF_ENV_FILE": "/dev/null",
-            "ERL_EPMD_PORT": str(epmd_port),
-            "ERL_EPMD_ADDRESS": "127.0.0.1",
-        }
-        server = Server(
-            f"amqps://guest:guest@localhost:{port}//",
-            [str(program)],
-            Path(place) / "rabbitmq.log",
-            lambda: _listens(port),
-            environment=environment,
-        )
-        try:
-            server.start()
-            yield server
-        finally:
-            server.stop()
-            with contextlib.suppress(FileNotFoundError):
-                subprocess.run(["epmd", "-port", str(epmd_port), "-kill"], check=False, capture_output=True)
+    with rabbitmq_server(
+        f"ssl_options.cacertfile = {authority.file}",
+        f"ssl_options.certfile = {pair.certificate}",
+        f"ssl_options.keyfile = {pair.key}",
+        "ssl_options.verify = verify_peer",
+        "ssl_options.fail_if_no_peer_cert = true",
+    ) as server:
+        yield server
 
 
 def _listens(port: int) -> bool:
