@@ -110,10 +110,11 @@ def model_file_writers(outcomes: Mapping[Path, Sequence[TensorSpec]]) -> Iterato
             with working_in(target):
                 if target.exists() and not stat.S_ISREG(target.stat().st_mode):
                     raise StoreUnavailable(f"{target.as_uri()}: it is there, and not a file")
-                staged = target.parent / f".{target.name}.{secrets.token_hex(4)}.part"
+                staged = target.parent / f".{target.name}.{secrets.token_hex(8)}.part"
+                # Before there is a file: a signal may end the process right after it was made.
+                stack.callback(staged.unlink, missing_ok=True)
                 # The mode that a new file has anywhere: what the process's umask leaves of it.
                 handle = os.open(staged, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-            stack.callback(staged.unlink, missing_ok=True)
             file = os.fdopen(handle, "w+b")
             stack.callback(_close, file)
             try:
