@@ -31,7 +31,7 @@ imports: setup
 	$(bin)/lint-imports --no-logo
 
 unit: setup
-	$(bin)/python -m pytest -m "not wide" --numprocesses 2 --dist loadfile $(ARGS)
+	$(bin)/python -m pytest -m "not wide" --numprocesses 3 --dist loadfile $(ARGS)
 
 # After a change of requirements/*.in. The locks hold hashes and no addresses, so stock pip installs them anywhere.
 locks: setup
@@ -72,7 +72,7 @@ fuzz: setup
 # each, 10,000 kills together), then all the rest. A red run is reported, too.
 chaos: setup
 	mkdir -p .evidence && rm -f .evidence/chaos.jsonl
-	export CHAOS_EVIDENCE=$(CURDIR)/.evidence/chaos.jsonl PEER_UPDATES=600 MACHINE_EXAMPLES=1000; status=0; \
+	export CHAOS_EVIDENCE=$(CURDIR)/.evidence/chaos.jsonl PEER_UPDATES=600 MACHINE_EXAMPLES=1000 STATUS_EXAMPLES=1000; status=0; \
 	CHAOS_SECONDS=$(or $(CHAOS_SECONDS),200) $(bin)/python -m pytest -m wide tests/chaos/test_process_chaos.py $(ARGS) || status=$$?; \
 	$(bin)/python -m pytest tests/chaos --deselect tests/chaos/test_process_chaos.py $(ARGS) || status=$$?; \
 	$(bin)/python -m tests.chaos.report $(wildcard .evidence/fuzz.jsonl) .evidence/chaos.jsonl > docs/reliability.md; \

@@ -17,9 +17,7 @@ SWITCHES: Final[tuple[Switch, ...]] = (
 )
 
 # Tried by `make test`: what a round and a submission rest on, and of the others what stands for many like it.
-_FAMILIES: Final = frozenset(
-    {"fence", "lease", "claim", "reaping", "head", "outbox", "submission", "event", "status", "transaction"}
-)
+_FAMILIES: Final = frozenset({"fence", "lease", "claim", "reaping", "head", "outbox", "submission", "transaction"})
 _OTHERS: Final = frozenset(
     {
         "blob.before_its_row",
