@@ -87,6 +87,7 @@ def test_what_it_says_is_what_the_judge_finds_in_the_files(finished: Finished) -
     assert {aggregate.num_examples for aggregate in verdict.aggregates} == {1438.0}  # four fifths of 1,797
 
 
+@pytest.mark.wide
 def test_too_low_an_accuracy_is_said_and_fails(tmp_path: Path) -> None:
     """Two rounds are too few: whoever ran it must not be told that all is well."""
     run = run_demo("--rounds", 2, "--clients", 4, "--seed", 0, "--json", "--out", tmp_path / "a.png")
@@ -98,6 +99,7 @@ def test_too_low_an_accuracy_is_said_and_fails(tmp_path: Path) -> None:
     assert LAST_LINE.fullmatch(facts["line"])
 
 
+@pytest.mark.wide
 @pytest.mark.slow
 def test_under_chaos_it_passes_with_the_same_figures(finished: Finished, tmp_path: Path) -> None:
     """Killed workers cost time and nothing else. (Who comes first may differ, and with it a sum's last bit.)"""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -70,6 +72,7 @@ def heard(broker: str, tmp_path: Path) -> Iterator[Callable[[str], list[tuple[st
         cwd=tmp_path,
         env=environment(tmp_path, FEDQUEUE_BROKER_URL=broker, RECEIVER_DATABASE=str(database)),
         preexec_fn=die_with_parent(),
+        process_group=0,
     )
 
     def select(statement: str) -> list[tuple[str, ...]]:
@@ -82,8 +85,9 @@ def heard(broker: str, tmp_path: Path) -> Iterator[Callable[[str], list[tuple[st
     try:
         yield select
     finally:
-        process.terminate()
-        process.wait(20)
+        # Its pool with it, and at once: how a plain Celery worker ends when told to is not this page's affair.
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def ask(app: HubCelery, model_id: UUID, status: str, user_id: str | None = None) -> None:

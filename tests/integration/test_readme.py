@@ -166,7 +166,11 @@ RULES: dict[str, Callable[[str, ReadmeHub, Path], None]] = {
 }
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+# The whole demo, which .ci/run has on its own, too: its short form is test_demo.py's.
+@pytest.mark.parametrize(
+    "command",
+    [pytest.param(command, marks=[pytest.mark.wide] * (command == "make demo")) for command in COMMANDS],
+)
 def test_a_command_does_what_the_readme_says(command: str, hub: ReadmeHub, tmp_path: Path) -> None:
     assert command in RULES, f"no rule says how to check {command!r}: add one"
     RULES[command](command, hub, tmp_path)
