@@ -11,6 +11,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from errno import ENOENT
 from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import unquote, urlsplit
@@ -95,11 +96,13 @@ def keep_blob(root: Path, file: BinaryIO, digest: str | None = None) -> tuple[Pa
 
 def _make_folder(folder: Path, within: Path | None = None) -> None:
     """Make the folder and those above it, as far as `within`, each with its name durable in the one above."""
-    if folder.is_dir():
-        return
     if folder == within:
-        # A store that went away while it was written to must not be begun anew in its place: this raises.
-        sync_folder(folder)
+        # A store that went away while it was written to must not be begun anew in its place, nor in the empty folder
+        # that an unmounted file system leaves there.
+        if not is_store(folder) and not (folder / "staging").is_dir():
+            raise FileNotFoundError(ENOENT, "no store lies there (any more)", str(folder))
+        return
+    if folder.is_dir():
         return
     _make_folder(folder.parent, within)
     folder.mkdir(exist_ok=True)

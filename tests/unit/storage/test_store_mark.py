@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from connectors.errors import BlobMissing, StoreUnavailable
 from connectors.records import BlobRef, DataFormat, FederatedModel
 from connectors.storage import FileModelDataConnector
+from connectors.storage.mark import StoreMark
 from fedqueue.blobs import STORE_MARK, keep_blob, new_blob, path_of
 
 MODEL = FederatedModel(id=1, uuid=uuid4())
@@ -131,3 +133,26 @@ def test_a_model_that_was_being_written_when_the_store_went_is_unavailable_and_b
         hub.root.rename(tmp_path / "elsewhere")
         writer.commit()
     assert not hub.root.exists()
+
+
+@pytest.mark.parametrize("moment", ["check", "stat"])
+def test_a_store_that_goes_between_two_steps_of_a_writing_is_not_begun_in_the_folder_it_leaves(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """It was there when it was looked at, and when the folder for the blob is made something else lies there."""
+    hub.keep()
+    owner, name = (StoreMark, "check") if moment == "check" else (Path, "stat")
+    step = getattr(owner, name)
+
+    def step_and_go(self: Any, **how: Any) -> Any:
+        found = step(self, **how)
+        if moment == "check" or self.parent == hub.root / "staging":
+            monkeypatch.setattr(owner, name, step)
+            hub.root.rename(tmp_path / "elsewhere")
+            hub.root.mkdir()
+        return found
+
+    monkeypatch.setattr(owner, name, step_and_go)
+    with pytest.raises(StoreUnavailable):
+        hub.store.push_model_data_to_storage(MODEL, b"another")
+    assert everything_in(hub.root) == []
