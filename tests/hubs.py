@@ -60,7 +60,7 @@ class RunningHub:
         pid: int = self.events("started", name)[-1]["pid"]
         return pid
 
-    def wait_for(self, what: str, holds: Callable[[], object], seconds: float = 30.0) -> None:
+    def wait_for(self, what: str, holds: Callable[[], object], seconds: float = 60.0) -> None:
         """Return once `holds`; fail with all that was said otherwise."""
         deadline = time.monotonic() + seconds
         while not holds():
@@ -137,5 +137,7 @@ def hub_running(home: Path, variables: Mapping[str, str] | None = None) -> Itera
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(20)
         for each in running(family):
-            each.kill()
+            # The kernel ends a child with its parent: one killed here may take the next along.
+            with contextlib.suppress(psutil.NoSuchProcess):
+                each.kill()
         process.wait()

@@ -17,8 +17,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
+from itertools import count
 from pathlib import Path
 
+import psutil
 import psycopg
 import pytest
 
@@ -26,7 +28,11 @@ from worker.children import die_with_parent
 from worker.errors import ServerMissing
 from worker.server import find_server
 
-_START_SECONDS = 30.0
+_START_SECONDS = 60.0
+
+_PORT_STEP = 16
+_PORTS = range(10_000, 10_000 + 1_400 * _PORT_STEP)  # Linux gives 32768 and above to those who ask for any
+_port_numbers = count(os.getpid())  # two sessions of tests on one machine begin at different places
 
 
 class Server:
@@ -84,10 +90,26 @@ class Server:
 
     def kill(self) -> None:
         """SIGKILL to it and all its processes: a crash."""
-        if self._process is not None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
+        if self._process is None:
+            return
+        family = self._stopped_family()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        # PostgreSQL's have sessions of their own. One that outlives it for a moment holds its shared memory, and the
+        # next start is refused.
+        for each in family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                each.kill()
+        while any(map(_runs, family)):
+            time.sleep(0.01)
+
+    def _stopped_family(self) -> list[psutil.Process]:
+        """What came of it and runs, itself stopped: it starts no other meanwhile."""
+        if self._process is None or self._process.poll() is not None:
+            return []
+        self._process.send_signal(signal.SIGSTOP)
+        return psutil.Process(self._process.pid).children(recursive=True)
 
     def quit(self) -> None:
         """SIGQUIT to it alone: PostgreSQL's immediate stop, which keeps nothing but its log."""
@@ -120,11 +142,15 @@ class Server:
 
 
 def free_port() -> int:
-    """A port that nobody listened on a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port that nobody listened on a moment ago, and that nobody is given before its server has it, or while that is
+    away: each worker of pytest-xdist has its own, and the kernel's choice for those who ask for any lies above them.
+    """
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % _PORT_STEP
+    while True:
+        port = _PORTS[(next(_port_numbers) * _PORT_STEP + worker) % len(_PORTS)]
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 @contextmanager
@@ -144,6 +170,9 @@ def valkey_server(
         str(program),
         *("--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder)),
         *("--appendonly", "yes" if append_only else "no", "--save", "", "--maxmemory-policy", "noeviction"),
+        # Nobody pulls this machine's plug. By default what is answered while an fsync lasts is written after it, and a
+        # kill would lose it; so it is in the file before it is answered.
+        *("--appendfsync", "no"),
         *(("--enable-debug-command", "local") if debug else ()),
     ]
     server = Server(f"redis://127.0.0.1:{port}/0", command, folder / "valkey.log", lambda: _pongs(port))
@@ -237,6 +266,13 @@ def _copied(programs: Path, place: Path) -> Path:
     if libraries.exists():
         shutil.copytree(libraries, place / libraries.name)
     return place / wheel.name / "pginstall" / "bin"
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _pongs(port: int) -> bool:

@@ -29,6 +29,9 @@ _BLOWS = {"kill child": 12, "stop child": 5, "kill parent": 1}
 _PROGRESS = "SELECT MAX(id) FROM model_update"
 _PATIENCE = 3.0
 
+# So much longer at most sleeps who still has its round when it should wake up.
+_OVERSLEEPS = 3.0
+
 # How long an aimed blow waits for somebody to have a round, and how often it looks.
 _AIMING = 0.3
 _LOOK = 0.002
@@ -87,7 +90,7 @@ class Havoc(threading.Thread):
     def _wait_for_progress(self, questions: Questions) -> None:
         until = time.monotonic() + _PATIENCE
         while True:
-            self._wake_due()
+            self._wake_due(questions)
             newest = questions.count(_PROGRESS)
             if newest != self._newest or time.monotonic() > until or self._ending.wait(0.05):
                 self._newest = newest
@@ -136,9 +139,13 @@ class Havoc(threading.Thread):
         self.struck[blow] += 1
         return True
 
-    def _wake_due(self) -> None:
-        for pid, due in list(self._asleep.items()):
-            if time.monotonic() >= due:
+    def _wake_due(self, questions: Questions) -> None:
+        due = [pid for pid, until in self._asleep.items() if time.monotonic() >= until]
+        # Whose round nobody has taken over yet sleeps on: a slow machine's sweep comes late. But not for ever, for
+        # whoever fell asleep in a transaction has everybody waiting.
+        held = _claimed(questions) if due else []
+        for pid in due:
+            if pid not in held or time.monotonic() >= self._asleep[pid] + _OVERSLEEPS:
                 self._wake(pid)
 
     def _wake(self, pid: int) -> None:

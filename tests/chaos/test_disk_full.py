@@ -154,7 +154,8 @@ def test_files_that_can_not_grow_fail_rounds_and_submissions_until_they_can(
 ) -> None:
     """The kernel's signal for it, which would end most programs, is ignored by Python."""
     with database_on("postgresql", tmp_path, request) as url, valkey_server(tmp_path) as broker:
-        settings = hub_settings(tmp_path, broker.url, url)
+        # Nobody dies here: a lease that a slow machine outlasts would count as an attempt.
+        settings = hub_settings(tmp_path, broker.url, url, lease_seconds=30.0)
         fill_and_free(settings, FileSizeLimit(), "a limit on the size of files", evidence)
 
 
@@ -168,7 +169,7 @@ def test_a_full_file_system_fails_rounds_and_submissions_until_there_is_room(
         database_on("postgresql", tmp_path, request) as url,
         valkey_server(tmp_path) as broker,
     ):
-        settings = hub_settings(tmp_path, broker.url, url, home=mounted / "home")
+        settings = hub_settings(tmp_path, broker.url, url, home=mounted / "home", lease_seconds=30.0)
         fill_and_free(settings, FullFileSystem(mounted), "a full file system under the store", evidence)
 
 

@@ -27,8 +27,10 @@ from worker.supervisor import Supervisor
 
 _draw = random.Random(f"recovery {SEED}")
 
-# What the figures are held against: lease and sweep, and the time that a busy machine takes for the round itself.
+# What the figures are held against: lease and sweep, and the time that a busy machine takes for the round itself. The
+# short form shares its machine; other ways for the round to come back take a minute at least.
 _BUSY = 3.0
+_SHARED = 20.0
 
 
 def test_an_embedded_hub_posts_a_killed_worker_s_round_within_lease_and_sweep(
@@ -40,8 +42,8 @@ def test_an_embedded_hub_posts_a_killed_worker_s_round_within_lease_and_sweep(
         settings = hub.settings
         with Client(settings.broker_url, settings.result_url, settings.store_url) as client:
             took = [_seconds_to_recover(client, settings, hold) for _ in range(3)]
-            wait_until("end of the last round", lambda: _is_quiet(settings), 10)
-    _judge("embedded settings", settings, took, evidence)
+            wait_until("end of the last round", lambda: _is_quiet(settings), 60)
+    _judge("embedded settings", settings, took, evidence, busy=_SHARED)
 
 
 @pytest.mark.wide
@@ -61,11 +63,11 @@ def test_a_hub_posts_a_killed_worker_s_round_within_thirty_five_seconds(
             Client(settings.broker_url, settings.result_url, settings.store_url) as client,
         ):
             took = [_seconds_to_recover(client, settings, hold) for _ in range(3)]
-            wait_until("end of the last round", lambda: _is_quiet(settings), 10)
+            wait_until("end of the last round", lambda: _is_quiet(settings), 60)
     _judge("default settings", settings, took, evidence)
 
 
-def _judge(case: str, settings: Settings, took: list[float], evidence: Evidence) -> None:
+def _judge(case: str, settings: Settings, took: list[float], evidence: Evidence, *, busy: float = _BUSY) -> None:
     facts = read_facts(settings.database_url)
     allowed = settings.lease_seconds + settings.sweep_seconds
     evidence(
@@ -79,8 +81,9 @@ def _judge(case: str, settings: Settings, took: list[float], evidence: Evidence)
         violations=len(violations(facts, quiet=True)),
     )
     assert violations(facts, quiet=True) == []
-    assert sum(row["state"] == "RESCUED" for row in facts.rounds) == len(took), "each kill met a round"
-    assert max(took) <= allowed + _BUSY
+    # More where a lease was over before the kill: the other worker's round, which it then met, is one besides.
+    assert sum(row["state"] == "RESCUED" for row in facts.rounds) >= len(took), "each kill met a round"
+    assert max(took) <= allowed + busy
 
 
 def _seconds_to_recover(client: Client, settings: Settings, hold: Path) -> float:
@@ -92,18 +95,23 @@ def _seconds_to_recover(client: Client, settings: Settings, hold: Path) -> float
     hold.touch()
     client.submit_update(model, participant, {"w": np.ones(1000, np.float32)}, num_examples=1)
     wait_until("round under way", lambda: list(hold.parent.glob("*.holding")), 30)
-    [mark] = hold.parent.glob("*.holding")
+    mark, *_ = hold.parent.glob("*.holding")
     # Anywhere between two renewals: the lease that is left differs by as much.
     time.sleep(_draw.uniform(0, settings.lease_seconds / 3))
-    worker = psutil.Process(int(mark.name.partition(".")[0])).parent()
+    holder = int(mark.name.partition(".")[0])
+    worker = psutil.Process(holder).parent()
+    # An orphan's parent is process 1, and a signal to group 1 would reach every process of the machine.
     assert worker is not None
+    assert worker.pid == os.getpgid(holder), "whoever left the mark is no process of a living worker's"
     dead = {worker.pid, *(process.pid for process in worker.children(recursive=True))}
     os.killpg(worker.pid, signal.SIGKILL)
     killed = time.monotonic()
     hold.unlink()
-    mark.unlink()
     wait_until("round of another", lambda: _posted(settings, model), settings.lease_seconds + 60)
     took = time.monotonic() - killed
+    # Only now is nobody in a round: a mark that stayed would be taken for the next one's.
+    for mark in hold.parent.glob("*.holding"):
+        mark.unlink()
     [posted] = _posted(settings, model)
     assert int(posted["worker"].partition("@")[0]) not in dead
     return took

@@ -622,10 +622,14 @@ def test_who_asks_while_another_has_not_committed_waits_and_decides_by_the_outco
     world: World, engine: Engine, model: FederatedModel
 ) -> None:
     """One row lock for read, decide and write: without it both would have decided by PENDING."""
+    asks = threading.Event()
     with Session(engine) as session:
         update_model_status(model.uuid, S.STOPPED, session)
+        event.listen(engine, "before_cursor_execute", lambda *_: asks.set())
         (late,) = _in_threads(lambda: _set(engine, model, S.RUNNING))
-        late.join(0.3)
+        # From there on: a thread that is slow to start has not waited for anybody yet.
+        assert asks.wait(30)
+        late.join(1.0)
         assert late.is_alive(), "it did not wait: this shows nothing"
         session.commit()
     late.join(30)

@@ -68,7 +68,6 @@ def test_what_is_held_too_long_is_given_back_by_any_worker(bench: Bench, monkeyp
     """Its own worker may be dead too: kombu's look-out finds it long before the visibility timeout of 20 minutes."""
     if bench.is_rabbitmq:
         pytest.skip("RabbitMQ gives back when the connection ends")
-    monkeypatch.setattr(connectors.broker.redis, "HELD_SECONDS", 0.3)
     bench.send(1, 2)
     bench.drain.take([TASK], "a")
 
@@ -78,7 +77,11 @@ def test_what_is_held_too_long_is_given_back_by_any_worker(bench: Bench, monkeyp
         return sorted(bench.numbers_left())
 
     assert look_out() == []
-    soon(lambda: look_out() == [1, 2], 3)
+    # Of another taker, and only now: however slow this machine is, the first two are not held too long.
+    monkeypatch.setattr(connectors.broker.redis, "HELD_SECONDS", 0.3)
+    bench.send(3, 4)
+    bench.drain.take([TASK], "b")
+    soon(lambda: look_out() == [3, 4])
 
 
 def test_two_who_hold_the_same_do_each_other_no_harm(bench: Bench) -> None:
@@ -106,7 +109,7 @@ def test_takers_killed_at_any_moment_lose_nothing(bench: Bench, tmp_path: Path) 
     journal = tmp_path / "journal"
     journal.touch()
     kills = 0
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 200  # forty starts of Python, on a machine that others use too
     while kills < 40:
         with taker(bench, str(uuid4()), journal, pause=0.002) as process:
             assert process.stdout is not None

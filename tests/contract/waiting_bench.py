@@ -98,7 +98,7 @@ def acknowledge(taken: Taken) -> None:
     taken.settle()
 
 
-def soon(holds: Callable[[], bool], seconds: float = 5.0) -> None:
+def soon(holds: Callable[[], bool], seconds: float = 30.0) -> None:
     deadline = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < deadline

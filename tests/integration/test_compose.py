@@ -124,20 +124,21 @@ class Deployment:
             )
 
     def healthy(self, replica: str) -> bool:
-        """Whether a worker's own health check passes."""
+        """Whether a worker's own health check passes; one that takes too long has failed, as in Docker."""
         check = self.services["worker"]["healthcheck"]
         kind, *words = check["test"]
         assert kind == "CMD"
-        return (
-            subprocess.run(
+        try:
+            checked = subprocess.run(
                 [*_by_this_python(words), f"celery@{replica}"],
                 cwd=self.place.app,
                 env=self.hub_environment("worker"),
                 capture_output=True,
                 timeout=seconds_of(check["timeout"]),
-            ).returncode
-            == 0
-        )
+            )
+        except subprocess.TimeoutExpired:
+            return False
+        return checked.returncode == 0
 
     def stop(self, service: str, replica: str) -> int:
         """The exit code, after the signal that `docker compose stop` sends, within the grace period."""
@@ -155,7 +156,7 @@ def _by_this_python(words: list[str]) -> list[str]:
     return [sys.executable, *words[1:]]
 
 
-def until(holds: Callable[[], bool], seconds: float = 30.0) -> None:
+def until(holds: Callable[[], bool], seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < deadline, f"it did not come true within {seconds} s"
@@ -269,7 +270,7 @@ def test_a_worker_that_hangs_fails_its_own_health_check_and_no_other(ready: Depl
     os.killpg(hanging.pid, signal.SIGSTOP)
     try:
         assert not ready.healthy("one")
-        assert ready.healthy("two")
+        until(lambda: ready.healthy("two"))
     finally:
         os.killpg(hanging.pid, signal.SIGCONT)
     until(lambda: ready.healthy("one"))
@@ -309,7 +310,7 @@ def test_scaled_up_a_worker_joins_and_scaled_down_it_goes_in_time(ready: Deploym
     ready.start("worker", "three")
     until(lambda: ready.healthy("three"))
     assert ready.stop("worker", "three") == 0, ready.said_by("three")
-    assert ready.healthy("two")
+    until(lambda: ready.healthy("two"))
 
 
 def test_beat_reaches_the_broker_and_stops_when_told_to(deployment: Deployment) -> None:

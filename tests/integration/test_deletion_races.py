@@ -120,16 +120,18 @@ def test_a_round_and_the_deletion_of_its_model_come_one_after_the_other(
     _submit(hub, model.uuid, client_id)
     begun = hub.metadata.transact(lambda transaction: begin_round(hub, model.id, transaction))
     assert isinstance(begun, Begun)
-    delays = {"deletion": (0.0, 0.2), "post": (0.2, 0.0), "neither": (0.0, 0.0)}[first]
 
     def delete() -> None:
-        time.sleep(delays[0])
         assert delete_model(hub, ModelRef(model_id=model.uuid, user_id="ada")) == 1
 
     deleting = threading.Thread(target=delete)
-    deleting.start()
-    time.sleep(delays[1])
+    if first != "post":
+        deleting.start()
+    if first == "deletion":
+        deleting.join(30)
     outcome = finish_round(hub, begun).outcome
+    if first == "post":
+        deleting.start()
     deleting.join(30)
     posted = [aggregate.number for aggregate in hub.metadata.pull_model_aggregates(model)]
     (newest,) = hub.metadata.pull_model_updates(model)[1:]

@@ -10,7 +10,7 @@ import pytest
 
 from tests.hubs import run_worker_command
 from tests.integration.test_worker_process import until, worker_running
-from worker.health import Health
+from worker.health import Health, default_worker_name
 
 
 @pytest.mark.slow
@@ -21,7 +21,8 @@ def test_a_task_whose_process_is_killed_is_begun_again(home: Path, valkey_url: s
         worker.sleep(60)
 
         def at_work() -> set[int]:
-            asked = worker.app.control.inspect(timeout=1).active() or {}
+            # To one that is named it returns with that one's answer, however late.
+            asked = worker.app.control.inspect(destination=[default_worker_name()], timeout=20).active() or {}
             return {task["worker_pid"] for tasks in asked.values() for task in tasks if task["name"] == "tests.sleep"}
 
         until(at_work)

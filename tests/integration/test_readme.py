@@ -59,7 +59,7 @@ class ReadmeHub:
     def said(self) -> str:
         return self._output.read_text()
 
-    def run(self, words: list[str], cwd: Path, variables: Mapping[str, str] | None = None) -> str:
+    def run(self, words: list[str], cwd: Path, variables: Mapping[str, str] | None = None, seconds: float = 60) -> str:
         """What a command says that ends well."""
         found = subprocess.run(
             words,
@@ -67,7 +67,7 @@ class ReadmeHub:
             env=environment(self.home) | dict(variables or {}),
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=seconds,
         )
         assert found.returncode == 0, found.stdout + found.stderr
         return found.stdout
@@ -84,7 +84,7 @@ def by_this_python(command: str) -> list[str]:
 def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ReadmeHub]:
     started = ReadmeHub(tmp_path_factory.mktemp("readme"))
     try:
-        for _ in range(600):
+        for _ in range(1200):
             if "Ctrl-C ends it." in started.said():
                 break
             assert started.process.poll() is None, started.said()
@@ -122,7 +122,7 @@ def demo(command: str, hub: ReadmeHub, folder: Path) -> None:
     """In a short form: three rounds of three participants. Its last line reads like the README's."""
     assert made_by(command)[-1] == f"{PYTHON} -m worker demo"
     short = f"{PYTHON} -m worker demo --rounds 3 --clients 3 --out {folder}/accuracy.png"
-    said = hub.run(by_this_python(short), folder).splitlines()
+    said = hub.run(by_this_python(short), folder, seconds=200).splitlines()
     shown = next(block for block in BLOCKS if command in block.commands).output_of(command)
     pattern = re.sub(r"\d+", r"\\d+", re.escape(shown[-1]))
     assert re.fullmatch(pattern, said[-1]), said[-1]

@@ -41,7 +41,7 @@ def worker_with(home: Path, broker_url: str, *options: str) -> Iterator[None]:
         yield
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(60)
 
 
 def one_round(home: Path, broker_url: str, order: Sequence[UUID]) -> LatestView:

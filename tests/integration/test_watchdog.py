@@ -26,19 +26,21 @@ def migrated(home: Path) -> Path:
     return home
 
 
+@pytest.mark.slow
 def test_a_worker_whose_pool_hangs_ends_with_its_pool_and_gives_its_messages_back(
     migrated: Path, valkey_url: str
 ) -> None:
     """Its main loop is healthy, so nobody else would end it; kept, its messages would wait for 20 minutes."""
-    with worker_running(migrated, valkey_url, app="tests.slow_tasks", FEDQUEUE_WATCHDOG_SECONDS="2") as worker:
+    # Its patience must outlast what this process does between the stop and the ping, however busy the machine.
+    with worker_running(migrated, valkey_url, app="tests.slow_tasks", FEDQUEUE_WATCHDOG_SECONDS="6") as worker:
         until(lambda: worker.health().health is Health.ALIVE)
         pool = stop_idle_pool(worker.app.settings, default_worker_name(), worker.process.pid)
         assert len(pool) == 2
         worker.sleep(0.01)
         worker.sleep(0.01)
-        assert worker.app.control.ping(timeout=3) == [{default_worker_name(): {"ok": "pong"}}]
-        assert worker.process.wait(30) == EXIT_HUNG
-        assert running(pool) == []
+        assert worker.says_pong()
+        assert worker.process.wait(60) == EXIT_HUNG
+        until(lambda: not running(pool))
         said = [json.loads(line) for line in worker.log.read_text().splitlines() if '"watchdog.' in line]
     assert [line["event"] for line in said] == ["watchdog.leaving", "watchdog.left"]
     assert said[0]["level"] == "critical"

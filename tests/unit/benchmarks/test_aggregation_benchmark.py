@@ -127,8 +127,8 @@ def test_the_limit_is_measured_on_the_files_given(tmp_path: Path) -> None:
     with Contestant("limit") as limit:
         answer = limit.ask(Request("read", files, [1] * 3, str(tmp_path / "out"), {}, 2))
     assert answer.error is None
-    assert 0 < answer.seconds < 5
-    assert 0 < answer.facts["seconds_mapped"] < 5
+    assert 0 < answer.seconds < 60
+    assert 0 < answer.facts["seconds_mapped"] < 60
 
 
 def test_a_peer_that_is_not_there_is_said_with_the_command_that_makes_it(
@@ -152,7 +152,7 @@ def test_json_is_raced_against_fma_and_both_results_agree(capsys: pytest.Capture
 def test_ended_by_a_signal_it_takes_its_files_with_it(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "benchmarks.aggregation", "--alone", "--only", "fedavg", "--folder", f"{tmp_path}"]
     process = subprocess.Popen([*command, "--parameters", "300000", "--repeats", "100000"], cwd=contestants.ROOT)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180  # its kernels may have to be compiled first
     while not list(tmp_path.glob("*/ours.safetensors")):
         assert process.poll() is None
         assert time.monotonic() < deadline

@@ -51,11 +51,21 @@ def test_a_load_is_of_all_three_kinds_and_the_same_for_the_same_seed() -> None:
 
 
 def test_memory_is_seen_from_outside() -> None:
-    with PoolWatch(lambda: [os.getpid()]) as watch:
-        time.sleep(0.25)
+    looks = []
+
+    def pool() -> list[int]:
+        looks.append(os.getpid())
+        return looks[-1:]
+
+    def wait_for_looks(count: int) -> None:
+        while len(looks) <= count:  # one more has begun: those before it are over
+            time.sleep(0.01)
+
+    with PoolWatch(pool) as watch:
+        wait_for_looks(1)
         ballast = bytearray(64 << 20)
         ballast[::4096] = b"x" * len(ballast[::4096])
-        time.sleep(0.5)
+        wait_for_looks(2 * len(looks))  # as many as before, so that the last fifth has seen it
     memory = watch.memory()
     assert memory.peak_anonymous > memory.first_anonymous + 50
     assert memory.growth > 50

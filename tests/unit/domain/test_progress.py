@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from connectors.memory import InMemoryMetadataConnector
@@ -185,6 +185,7 @@ def told(entries: Sequence[tuple[UUID, tuple[str, int, str, int | None]]]) -> Pr
     return metadata.pull_progress_facts(model, None)
 
 
+@settings(deadline=None)
 @given(EVENTS, st.data())
 def test_repeats_and_disorder_change_nothing(
     facts: list[tuple[str, int, str, int | None]], data: st.DataObject
@@ -197,6 +198,7 @@ def test_repeats_and_disorder_change_nothing(
         assert each.state in ParticipantState
 
 
+@settings(deadline=None)
 @given(EVENTS)
 def test_a_server_that_tells_it_all_again_under_new_ids_changes_nothing(
     facts: list[tuple[str, int, str, int | None]],

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from connectors.records import LogEntry, ModelStatus
@@ -125,6 +125,7 @@ def test_every_status_is_told_with_its_reason(status: ModelStatus) -> None:
     assert render(entry(status, None, {"reason": "because"})) == f"{render(entry(status, None))}: because"
 
 
+@settings(deadline=None)
 @given(st.text(), JSON)
 def test_free_text_comes_back_as_it_was_sent(text: str, details: Any) -> None:
     assert render(entry(None, None, details, log=text)) == text
@@ -150,6 +151,7 @@ def test_a_detail_that_makes_no_sense_is_left_out(event_type: str, details: Any,
     assert render(entry(event_type, 3, details)) == text
 
 
+@settings(deadline=None)
 @given(
     st.sampled_from(TYPES) | st.text(min_size=1),
     st.none() | st.integers(min_value=0, max_value=2**31 - 1),

@@ -61,7 +61,9 @@ def test_a_late_word_changes_nothing(bench: Bench) -> None:
 @pytest.mark.parametrize("seconds", [1, 59])
 def test_a_run_that_was_heard_of_in_time_goes_on(bench: Bench, seconds: float) -> None:
     model, _ = bench.model(silence_timeout=60)
-    assert end_silent_runs(bench.hub, after(seconds)) == 0
+    heard = bench.metadata.pull_logs(model)[-1].created_at
+    assert heard is not None
+    assert end_silent_runs(bench.hub, heard + timedelta(seconds=seconds)) == 0
     assert bench.now(model).status is ModelStatus.INITIATED
 
 

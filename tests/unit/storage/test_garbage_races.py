@@ -78,7 +78,7 @@ def test_bytes_stored_anew_while_they_are_collected_are_never_missing(tmp_path: 
     data = [f"model {number}".encode() for number in range(4)]
     refs = [hub.store.push_model_data_to_storage(MODEL, each) for each in data]
     rounds = 0
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180  # each store waits for the disk
     with hub:
         while (hub.collected < _COLLECTED or rounds < 60) and not hub.problems:
             assert time.monotonic() < deadline, f"{hub.collected} blobs were collected in {rounds} rounds"

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from uuid import UUID, uuid4
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedqueue.messages import LogView, ParticipantView, PlotView, PointView, ProgressView, SeriesView
@@ -41,6 +41,7 @@ def test_lines_of_free_text_stay_lines() -> None:
     assert [line[32:] for line in feed_lines(entry("first\n\nthird"), 80)] == ["first", "", "third"]
 
 
+@settings(deadline=None)
 @given(st.text(), st.text())
 def test_nothing_from_outside_steers_the_terminal(text: str, sender: str) -> None:
     for line in feed_lines(entry(text, sender=sender), 80):
@@ -70,6 +71,7 @@ def test_runs_are_told_apart_where_there_are_several() -> None:
     assert [line.split("  ")[0] for line in plot_lines(plot, 80)[2:]] == ["KCH · run 1", "KCH · run 2"]
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=0, max_size=60), st.text(), st.text())
 def test_a_plot_fits_80_columns(results: list[float], label: str, sender: str) -> None:
     plot = PlotView(label=label, x_label="x", series=[series(*results, sender=sender)])
