@@ -28,7 +28,7 @@ from worker.children import die_with_parent
 from worker.errors import ServerMissing
 from worker.server import find_server
 
-_START_SECONDS = 60.0
+_START_SECONDS = 120.0
 
 _PORT_STEP = 16
 _PORTS = range(10_000, 10_000 + 1_400 * _PORT_STEP)  # Linux gives 32768 and above to those who ask for any
@@ -115,7 +115,7 @@ class Server:
         """SIGQUIT to it alone: PostgreSQL's immediate stop, which keeps nothing but its log."""
         assert self._process is not None, "the server was never started"
         self._process.send_signal(signal.SIGQUIT)
-        self._process.wait(10)
+        self._process.wait(60)
 
     def stop(self) -> None:
         """End it as an operator would; by force after ten seconds."""

@@ -128,8 +128,15 @@ class Havoc(threading.Thread):
             if blow == "kill child":
                 os.kill(pid, signal.SIGKILL)
             elif blow == "kill parent":
-                os.kill(psutil.Process(pid).ppid(), signal.SIGKILL)
+                parent = psutil.Process(pid).ppid()
+                # It may have died since: its orphan's parent is process 1, or whoever stands in for that.
+                is_there = parent in self._fleet.parents()
+                if is_there:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(parent, signal.SIGKILL)
                 os.kill(pid, signal.SIGCONT)  # an orphan that goes on with its round: the fence is all there is
+                if not is_there:
+                    return False
             else:
                 os.kill(pid, signal.SIGSTOP)
                 # Longer than its lease: it wakes up as a zombie whose round somebody else has.

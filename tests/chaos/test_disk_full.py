@@ -161,6 +161,7 @@ def test_files_that_can_not_grow_fail_rounds_and_submissions_until_they_can(
 
 @pytest.mark.wide
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_a_full_file_system_fails_rounds_and_submissions_until_there_is_room(
     tmp_path: Path, request: pytest.FixtureRequest, evidence: Evidence
 ) -> None:
@@ -175,6 +176,7 @@ def test_a_full_file_system_fails_rounds_and_submissions_until_there_is_room(
 
 @pytest.mark.wide
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_a_full_file_system_under_the_database_makes_everybody_wait(tmp_path: Path, evidence: Evidence) -> None:
     """SQLite's file and its log; the store lies elsewhere."""
     accepted: list[Accepted] = []

@@ -6,7 +6,11 @@ and hears that it is done.
 
 from __future__ import annotations
 
+import os
+import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from uuid import UUID, uuid4
 
@@ -18,7 +22,7 @@ from config.settings import Settings
 from fedqueue import Client, HubBusy
 from fedqueue.messages.names import UPDATES_QUEUE, UPDATES_SUBMIT
 from tests.chaos.evidence import Evidence
-from tests.chaos.fleet import fleet_running
+from tests.chaos.fleet import Fleet, fleet_running
 from tests.chaos.grounds import broker_on
 from tests.chaos.invariants import Accepted, unaccounted, violations
 from tests.chaos.questions import questions_to
@@ -45,10 +49,11 @@ def test_a_full_broker_is_worked_off_and_loses_nothing(kind: str, tmp_path: Path
             with Client(settings.broker_url, settings.result_url, timeout=60) as hub:
                 model = hub.create_model(initial=[0.0] * 4, requirement=None, allow_repeats=True).model_id
                 client = hub.register_client(model).client_id
-            sent = _send_plainly(settings, model, client, _WAITING)
-            line.config_set("maxmemory", 1)
+            with _nothing_taken(fleet):
+                sent = _send_plainly(settings, model, client, _WAITING)
+                line.config_set("maxmemory", 1)
+                assert line.llen(UPDATES_QUEUE) > 0, "all was done before: this run has shown nothing"
             full_since = time.monotonic()
-            assert line.llen(UPDATES_QUEUE) > 0, "all was done before: this run has shown nothing"
             with pytest.raises(OperationalError, match="maxmemory"):
                 _send_plainly(settings, model, client, 1)
             with Client(settings.broker_url, settings.result_url) as hub:
@@ -86,6 +91,19 @@ def test_a_full_broker_is_worked_off_and_loses_nothing(kind: str, tmp_path: Path
     assert found == []
     assert len(facts.updates) == len(accepted)
     assert restarts == 0, said[-4000:]
+
+
+@contextmanager
+def _nothing_taken(fleet: Fleet) -> Iterator[None]:
+    """The workers stopped, so that all that is sent waits when the broker is full, however long the sending takes."""
+    workers = fleet.parents()
+    for worker in workers:
+        os.kill(worker, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for worker in workers:
+            os.kill(worker, signal.SIGCONT)
 
 
 def _send_plainly(settings: Settings, model: UUID, client: UUID, count: int) -> list[UUID]:

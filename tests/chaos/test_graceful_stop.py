@@ -73,6 +73,7 @@ def submit(hub: Client, model: UUID, client: UUID, *, wait: bool) -> Accepted:
 
 @pytest.mark.wide
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("broker", ["valkey", "rabbitmq"])
 def test_a_loaded_worker_ends_in_time_and_another_goes_on_with_all_it_had(
     broker: str, tmp_path: Path, request: pytest.FixtureRequest, evidence: Evidence

@@ -19,6 +19,7 @@ import pytest
 
 from fedqueue import Client
 from tests.chaos.evidence import SEED, Evidence
+from tests.chaos.facts import read_facts
 from tests.chaos.faults import hub_settings, hub_under_traffic
 from tests.chaos.fleet import Fleet, fleet_running
 from tests.chaos.invariants import Accepted, unaccounted, violations
@@ -71,6 +72,12 @@ def hang_again_and_again(times: int, folder: Path, evidence: Evidence, **setting
                 last = hub.submit_update(model, client, [[1.0]], num_examples=7, timeout=180)
                 accepted.append(Accepted(last.submission_id, 7))
                 restarted.append(time.monotonic() - began)
+            # What the worker gave back may stand behind the last one, which is counted before it has come in.
+            wait_until(
+                "row of every update",
+                lambda: len(read_facts(chosen.database_url).updates) == len(accepted),
+                2 * _BAR_SECONDS,
+            )
             facts, took = settled(chosen.database_url, 120)
             restarts = fleet.restarts
     wrong = [*violations(facts, quiet=True), *unaccounted(facts, accepted)]
@@ -93,6 +100,7 @@ def hang_again_and_again(times: int, folder: Path, evidence: Evidence, **setting
 
 @pytest.mark.wide
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_a_hung_pool_is_seen_and_its_worker_started_anew(tmp_path: Path, evidence: Evidence) -> None:
     hang_again_and_again(1, tmp_path, evidence, watchdog_seconds=6.0)
 

@@ -73,6 +73,7 @@ def stalled(way: Proxy, run: Run) -> None:
 
 @pytest.mark.wide
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_slow_stalling_and_cutting_network_loses_nothing(
     tmp_path: Path, request: pytest.FixtureRequest, evidence: Evidence
 ) -> None:

@@ -20,12 +20,16 @@ import pytest
 from tests.chaos.evidence import SEED, Evidence
 from tests.chaos.peers.contestants import Contestant, FmaLogic, Ours, PlainCelery
 from tests.chaos.peers.ledger import VALUES, Verdict, judge
+from tests.chaos.traffic import wait_until
 from tests.servers import valkey_server
 from worker.children import Child
 
 UPDATES = int(os.environ.get("PEER_UPDATES", "300"))
 _A_SECOND = 40
 _KILL_EVERY = 0.3
+# Two kills have an aggregate between them, unless there is none for so long: a slow machine is not beaten to a
+# standstill.
+_PATIENCE = 3.0
 
 
 class Herd:
@@ -64,14 +68,19 @@ class Herd:
 
 
 @contextmanager
-def kills(herd: Herd, every: float | None) -> Iterator[list[int]]:
+def kills(herd: Herd, contestant: Contestant, every: float | None) -> Iterator[list[int]]:
     """SIGKILL to one process or another all the while; who was hit."""
     struck: list[int] = []
     draw = random.Random(f"peers {SEED}")
     ending = threading.Event()
 
     def strike() -> None:
+        posted = 0
         while every is not None and not ending.wait(draw.uniform(0.2, 1.8) * every):
+            until = time.monotonic() + _PATIENCE
+            while len(contestant.aggregates()) == posted and time.monotonic() < until and not ending.wait(0.1):
+                pass
+            posted = len(contestant.aggregates())
             pids = herd.pids()
             if pids:
                 pid = draw.choice(pids)
@@ -90,7 +99,7 @@ def kills(herd: Herd, every: float | None) -> Iterator[list[int]]:
 
 @pytest.mark.wide
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("killed", [False, True], ids=["no-fault", "killed"])
 @pytest.mark.parametrize("kind", [Ours, FmaLogic, PlainCelery], ids=lambda kind: kind.name)
 def test_the_same_updates_under_the_same_kills(
@@ -101,8 +110,11 @@ def test_the_same_updates_under_the_same_kills(
         contestant = kind(postgres_url, broker.url, tmp_path)
         with Herd(contestant.workers()) as herd:
             contestant.wait_for_workers()
-            with kills(herd, _KILL_EVERY if killed else None) as struck:
+            with kills(herd, contestant, _KILL_EVERY if killed else None) as struck:
                 accepted = _send_all(contestant)
+                if killed:
+                    # A process that stood still for a while has struck less than it should.
+                    wait_until("kills enough", lambda: len(struck) >= UPDATES / _A_SECOND, 60 + UPDATES / _A_SECOND * 5)
             contestant.finish()
             _wait_until_quiet(contestant, accepted)
         aggregates, states = contestant.aggregates(), contestant.states()
@@ -113,7 +125,6 @@ def test_the_same_updates_under_the_same_kills(
     # Each was really at work: else its figures would say nothing.
     assert len(accepted) == UPDATES
     assert len(aggregates) >= UPDATES / 100
-    assert not killed or len(struck) >= UPDATES / _A_SECOND
     if kind is Ours:
         assert verdict == Verdict(0, 0, 0, 0)
 
@@ -135,9 +146,9 @@ def _send_all(contestant: Contestant) -> list[str]:
 
 
 def _wait_until_quiet(contestant: Contestant, accepted: list[str]) -> None:
-    """Everything counted, or nothing new for ten seconds: many times what any of them takes for a round."""
+    """Everything counted, or nothing new for a while."""
     seen, since = -1, time.monotonic()
-    while time.monotonic() < since + 10:
+    while time.monotonic() < since + contestant.quiet_seconds:
         counted = {name for aggregate in contestant.aggregates() for name in aggregate.included}
         if counted >= set(accepted):
             return

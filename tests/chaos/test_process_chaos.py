@@ -77,13 +77,14 @@ _LONG: Final = Bar(
     0.006,
     rescued=int(LONG / 2),
     fenced=max(1, int(LONG / 20)),
-    ceiling=60 + 3 * LONG,
+    # On a quick machine the rarest failpoint has had its share after a hundred seconds of the minute's run.
+    ceiling=600 + 3 * LONG,
     load=Load(models=10, json_models=2, parameters=8_000, submitters=6, tellers=4),
 )
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(_SHORT.ceiling + 420)
+@pytest.mark.timeout(_SHORT.ceiling + 600)
 @pytest.mark.parametrize("database", ["sqlite", "postgresql"])
 def test_workers_that_die_and_sleep_lose_nothing_and_count_nothing_twice(
     database: str, tmp_path: Path, request: pytest.FixtureRequest, evidence: Evidence
@@ -93,7 +94,7 @@ def test_workers_that_die_and_sleep_lose_nothing_and_count_nothing_twice(
 
 @pytest.mark.wide
 @pytest.mark.slow
-@pytest.mark.timeout(_LONG.ceiling + 420)
+@pytest.mark.timeout(_LONG.ceiling + 600)
 @pytest.mark.parametrize("broker", BROKERS)
 @pytest.mark.parametrize("database", DATABASES)
 def test_nor_do_they_on_any_ground_for_longer(
@@ -143,8 +144,8 @@ def _chaos(
             told = traffic.finish(150)
             # What killed parents had taken: on Redis it would come back by the visibility timeout.
             assert kind == "rabbitmq" or give_back_unacknowledged(settings) == ""
-            facts, quiet_after = settled(url, 60)
-            lost = _astray_in_the_end(url, told, 60)
+            facts, quiet_after = settled(url, 120)
+            lost = _astray_in_the_end(url, told, 120)
             fenced = said.count(OVERTAKEN)
     died = _died(bar, points)
     rescued = sum(row["state"] == "RESCUED" for row in facts.rounds)

@@ -52,6 +52,7 @@ def wipe(settings: Settings) -> None:
 
 @pytest.mark.wide
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("database", ["sqlite", "postgresql"])
 def test_a_backup_under_load_brings_a_whole_hub_back(
     database: str, tmp_path: Path, request: pytest.FixtureRequest, evidence: Evidence

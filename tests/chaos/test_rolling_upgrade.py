@@ -82,6 +82,7 @@ def failed_tasks(logs: str) -> list[str]:
 
 @pytest.mark.wide
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_the_schema_changes_under_load_and_no_task_fails(
     tmp_path: Path, postgres_url: str, next_version: Path, evidence: Evidence
 ) -> None:
@@ -117,7 +118,7 @@ def test_the_schema_changes_under_load_and_no_task_fails(
             with newer_worker(settings, next_version, tmp_path):
                 more_accepted(traffic, 5)
                 told = traffic.finish(60)
-                facts, _ = settled(postgres_url, 30)
+                facts, _ = settled(postgres_url, 60)
         refused = start_one_more(settings, tmp_path / "late.log")
     found = len(violations(facts, quiet=True)) + len(unaccounted(facts, told.accepted))
     evidence("upgrade", "postgresql and valkey", updates=len(told.accepted), failed_tasks=len(during), violations=found)

@@ -20,6 +20,7 @@ _ROUNDS = 7
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     "left_behind", ["an empty folder", pytest.param("nothing", marks=pytest.mark.wide)], ids=["empty", "gone"]
 )

@@ -43,6 +43,8 @@ class Contestant(ABC):
     """One way to do the job on a PostgreSQL and a Redis-protocol server of its own."""
 
     name: str
+    # So long nothing new, and it has come to its end: many times what any of them takes for a round.
+    quiet_seconds = 10.0
 
     def __init__(self, database_url: str, broker_url: str, folder: Path) -> None:
         self.database_url = database_url
@@ -59,8 +61,9 @@ class Contestant(ABC):
     def workers(self) -> list[Child]:
         """Its workers, not started yet."""
 
-    def wait_for_workers(self) -> None:  # noqa: B027  # what is sent before waits at the broker, or in the database
-        """Return when it may be sent to."""
+    @abstractmethod
+    def wait_for_workers(self) -> None:
+        """Return when all are at work: on a slow machine none would come up under the kills."""
 
     @abstractmethod
     def send(self, name: str, num_examples: int, values: Sequence[float]) -> None:
@@ -101,6 +104,14 @@ class FmaLogic(Contestant):
             for number in range(WORKERS)
         ]
 
+    def wait_for_workers(self) -> None:
+        others = (
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() "
+            "AND backend_type = 'client backend' AND pid <> pg_backend_pid()"
+        )
+        with psycopg.connect(self.plain_url, autocommit=True) as database:
+            wait_until("worker ready", lambda: database.execute(others).fetchone() == (WORKERS,), 60)
+
     def send(self, name: str, num_examples: int, values: Sequence[float]) -> None:
         if not hasattr(self._lines, "database"):
             self._lines.database = psycopg.connect(self.plain_url, autocommit=True)
@@ -139,6 +150,9 @@ class PlainCelery(FmaLogic):
             for number in range(WORKERS)
         ]
 
+    def wait_for_workers(self) -> None:
+        wait_until("worker ready", lambda: len(self._app.control.inspect(timeout=2.0).ping() or {}) == WORKERS, 60)
+
     def send(self, name: str, num_examples: int, values: Sequence[float]) -> None:
         self._app.send_task(plain_celery.submit.name, args=[name, num_examples, list(values)])
 
@@ -153,6 +167,8 @@ class Ours(Contestant):
     """The hub; a sender is done when the hub has answered."""
 
     name = "fedqueue"
+    # All must be counted here: whatever a slow machine takes to start the last of the killed again.
+    quiet_seconds = 60.0
 
     def set_up(self) -> None:
         self.settings = Settings(
