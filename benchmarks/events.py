@@ -184,13 +184,15 @@ def endpoint_running(hub: ProductionHub, folder: Path) -> Iterator[int]:
     made = "from benchmarks.peers.endpoint import Base, engine; Base.metadata.create_all(engine)"
     subprocess.run([python, "-c", made], cwd=ROOT, env=variables, check=True)
     command = [str(python), "-m", "uvicorn", "benchmarks.peers.endpoint:app", "--port", str(port), "--no-access-log"]
+    # A sender that stands still for a while between two requests is not hung up on.
+    command += ["--timeout-keep-alive", "600"]
     command += ["--log-level", "warning", "--workers", str(len(os.sched_getaffinity(0)))]
     with (folder / "endpoint.log").open("w") as log:
         server = subprocess.Popen(
             command, cwd=ROOT, env=variables, stdout=log, stderr=log, preexec_fn=die_with_parent()
         )
         try:
-            _wait(lambda: _answers(port), 30)
+            _wait(lambda: _answers(port), 120)
             yield port
         finally:
             server.terminate()

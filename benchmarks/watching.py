@@ -45,7 +45,10 @@ def _watch(database_url: str, model_id: UUID, line: Connection) -> None:
     seen: dict[int, float] = {}
     last = newest()
     line.send("watching")
-    while not line.poll():
+    is_last = False
+    while not is_last:
+        # Asked before the look: told to stop, it may have stood still since the last aggregate came.
+        is_last = line.poll()
         number = newest()
         if number > last:
             now = time.monotonic()

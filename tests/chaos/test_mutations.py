@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Sequence
+from typing import Final
 
 import pytest
 from sqlalchemy import CheckConstraint, UniqueConstraint
@@ -19,9 +20,12 @@ from tests.chaos.switches.source_edits import ROOT, Edit, edited
 from tests.chaos.switches.switch import Switch
 from tests.chaos.switches.trial import Trials
 
+# A test of servers and processes turns red when it has waited in vain: a minute, beside their starts and ends.
+_LONG: Final = 400.0
 
-def _survivors(switches: Sequence[Switch], case: str, evidence: Evidence) -> list[str]:
-    with Trials() as trials:
+
+def _survivors(switches: Sequence[Switch], case: str, evidence: Evidence, seconds: float = 120.0) -> list[str]:
+    with Trials(seconds) as trials:
         complaints = [trials.of(switch).complaint(switch) for switch in switches]
     survived = [complaint for complaint in complaints if complaint]
     evidence(
@@ -35,7 +39,7 @@ def _survivors(switches: Sequence[Switch], case: str, evidence: Evidence) -> lis
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(2700)
 def test_without_any_one_guard_of_the_rules_its_test_is_red(evidence: Evidence) -> None:
     """Those whose tests need neither server nor process: a fork and a test each."""
     assert len(QUICK) > 40
@@ -44,7 +48,7 @@ def test_without_any_one_guard_of_the_rules_its_test_is_red(evidence: Evidence) 
 
 @pytest.mark.wide
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(2700)
 def test_without_any_one_guard_of_entries_numbers_the_schema_and_the_store_its_test_is_red(evidence: Evidence) -> None:
     assert len(OTHERS) > 180
     assert _survivors(OTHERS, "events, statuses, numbers, schema, store, limits and settings", evidence) == []
@@ -52,10 +56,10 @@ def test_without_any_one_guard_of_entries_numbers_the_schema_and_the_store_its_t
 
 @pytest.mark.wide
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(5400)
 def test_without_any_one_guard_of_servers_and_processes_its_test_is_red(evidence: Evidence) -> None:
     assert len(WIDE) > 20
-    assert _survivors(WIDE, "locks, servers and processes", evidence) == []
+    assert _survivors(WIDE, "locks, servers and processes", evidence, _LONG) == []
 
 
 def test_a_guard_that_is_there_leaves_its_test_green() -> None:

@@ -10,6 +10,7 @@ import pytest
 from connectors.errors import ClaimLost, TransitionRefused
 from connectors.metadata import BaseMetadataConnector
 from connectors.records import AuditAction, Claim, FederatedModel, RoundState, UpdateStatus
+from tests.waiting import run_until_it_waits
 
 LONG, OVER = 60_000, -1
 
@@ -127,8 +128,7 @@ def test_who_deletes_what_another_is_deleting_waits_and_deletes_nothing(
     second = threading.Thread(target=lambda: counts.append(world.delete(model, user_id="second")))
     with connector.transaction():
         connector.delete_federated_models([model], "first")
-        second.start()
-        second.join(0.3)
+        run_until_it_waits(second, connector)
         assert second.is_alive(), "it does not wait: this shows nothing"
     second.join(60)
     assert counts == [0]

@@ -107,7 +107,7 @@ def soon(holds: Callable[[], bool], seconds: float = 30.0) -> None:
 
 @contextmanager
 def taker(bench: Bench, name: str, journal: Path | None = None, pause: float = 60) -> Iterator[subprocess.Popen[bytes]]:
-    """Another process that takes, says what, writes it down and acknowledges it, again and again; ended by force."""
+    """Another process that takes, says what, writes it down and acknowledges it, `TAKES` times; ended by force."""
     with subprocess.Popen(
         [sys.executable, "-c", _TAKER, bench.broker.url, name, str(journal or ""), str(pause)],
         cwd=ROOT,
@@ -121,6 +121,8 @@ def taker(bench: Bench, name: str, journal: Path | None = None, pause: float = 6
             process.kill()
 
 
+TAKES = 7
+
 _TAKER = f"""
 import json, sys, time
 from kombu.connection import Connection
@@ -128,7 +130,7 @@ from tasks.draining import Drain, Taken
 url, taker, journal, pause = sys.argv[1:]
 options = {{}} if url.startswith("amqp") else {{"visibility_timeout": 1200}}
 drain = Drain(lambda: Connection(url, transport_options=options), {QUEUE!r}, {OTHERS!r}, count=5)
-while True:
+for _ in range({TAKES}):
     taken = drain.take([{TASK!r}], taker)
     numbers = [payload["number"] for payload in taken.payloads({TASK!r})]
     print(json.dumps(numbers), flush=True)
@@ -138,4 +140,5 @@ while True:
     time.sleep(float(pause))
     taken.done({TASK!r})
     taken.settle()
+time.sleep(600)
 """

@@ -88,7 +88,7 @@ def test_a_round_goes_through_the_deployed_services(deployment: Deployment) -> N
     """Two clients' [1, 2, 4] and [5, 2, 3] in equal parts: [3, 2, 3.5]."""
     assert deployment.migrated.returncode == 0, deployment.migrated.stderr
     assert "migrated from nothing" in deployment.migrated.stdout
-    until(lambda: deployment.healthy("one"), 60)
+    until(lambda: deployment.healthy("one"), 150)
     clients = [uuid4(), uuid4()]
     with deployment.client() as hub:
         model = hub.create_model(
@@ -102,5 +102,5 @@ def test_a_round_goes_through_the_deployed_services(deployment: Deployment) -> N
 
 def test_a_worker_that_is_told_to_stop_goes_in_time(deployment: Deployment) -> None:
     deployment.start("worker", "two")
-    until(lambda: deployment.healthy("two"), 60)
+    until(lambda: deployment.healthy("two"), 150)
     assert deployment.stop("worker", "two") == 0, deployment.said_by("two")

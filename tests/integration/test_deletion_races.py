@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -34,6 +33,7 @@ from tasks.domain.submission import submit_update
 from tasks.hub import Hub
 from tests.chaos.domain_hub import domain_hub
 from tests.contract.conftest import migrated_url
+from tests.waiting import run_until_it_waits
 
 Ask = Callable[[Hub, UUID, UUID], Any]
 
@@ -98,8 +98,7 @@ def test_what_waits_for_the_lock_of_a_model_that_is_being_deleted_is_refused(
     asking = threading.Thread(target=ask)
     with hub.metadata.transaction():
         hub.metadata.lock_model(model)
-        asking.start()
-        time.sleep(0.3)
+        run_until_it_waits(asking, hub.metadata)
         assert asking.is_alive(), "it does not wait for the lock: this shows nothing"
         hub.metadata.delete_federated_models([model])
     asking.join(30)

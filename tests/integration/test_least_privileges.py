@@ -110,9 +110,13 @@ def test_the_broker_s_accounts_are_enough(guarded_broker: Server, home: Path) ->
         submitter = f"amqp://submitter:submit7secret@{address}"
         with Client(submitter, store_url=f"file://{home}/store", timeout=60) as client:
             make_a_round(client)
-        until(lambda: "one@here: alive" in place.command("health", "one@here"))
-        seen = json.loads(place.command("status", "--json"))
-        assert [each["health"] for each in seen["workers"]] == ["alive"]
+        assert "one@here: alive" in place.command("health", "--seconds", "30", "one@here")
+
+        def is_shown_alive() -> bool:
+            seen = json.loads(place.command("status", "--json"))
+            return [each["health"] for each in seen["workers"]] == ["alive"]
+
+        until(is_shown_alive, 120)  # it waits half a second for who is there
         os.killpg(worker.pid, signal.SIGTERM)
         worker.wait(60)
     assert "ACCESS_REFUSED" not in (home / "one.log").read_text()

@@ -162,20 +162,32 @@ def test_updates_become_aggregates_and_events_progress(place: Place) -> None:
         assert "Größe: 2 µm 🏥" in [entry.text for entry in client.iter_logs(model, run_id=run)]
 
         until(lambda: waiting(place, NOTIFIED) >= 3)
-        posted = [fact for fact in told(place) if fact["event"] == "aggregate.posted"]
-        assert [fact["details"]["number"] for fact in posted] == [1, 2, 3]
+        # Each in its turn. Two who send at the same moment may send one twice: by what it is, it is known again.
+        posted: list[int] = []
+
+        def all_were_told() -> bool:
+            posted.extend(fact["details"]["number"] for fact in told(place) if fact["event"] == "aggregate.posted")
+            return 3 in posted
+
+        until(all_were_told)
+        assert list(dict.fromkeys(posted)) == [1, 2, 3]
 
 
 def test_operators_see_workers_and_queues(place: Place) -> None:
     with place.worker():
-        assert "one@here: alive" in place.command("health", "one@here")
-        seen = json.loads(place.command("status", "--json"))
-        assert seen["queues"] == dict.fromkeys(QUEUES, 0)
-        assert [(each["worker"], each["health"]) for each in seen["workers"]] == [("one@here", "alive")]
+        assert "one@here: alive" in place.command("health", "--seconds", "30", "one@here")
+
+        def is_shown_at_rest() -> bool:
+            seen = json.loads(place.command("status", "--json"))
+            workers = [(each["worker"], each["health"]) for each in seen["workers"]]
+            return bool(seen["queues"] == dict.fromkeys(QUEUES, 0) and workers == [("one@here", "alive")])
+
+        # A sweep may be on its way at that moment; and it waits half a second for who is there.
+        until(is_shown_at_rest, 120)
         with place.app().connection_for_write() as connection:
             assert _exists(connection, CONTROL_QUEUE)
             assert not _exists(connection, "celery_delayed_0"), "queues that nothing uses"
-    with place.client(timeout=1) as client:
+    with place.client() as client:
         client.send_events([{"model_id": uuid4(), "log": f"nobody there {n}"} for n in range(5)])
     until(lambda: json.loads(place.command("status", "--json"))["queues"]["fedqueue.events"] == 1)
     shown = json.loads(place.command("config", "--json"))
@@ -204,11 +216,11 @@ def test_what_a_killed_worker_had_taken_goes_to_another_at_once(place: Place) ->
     with place.worker("one", app="tests.slow_tasks") as killed:
         for _ in range(2):
             app.send_task("tests.sleep", args=[600], ignore_result=True)
-        until(lambda: len((app.control.inspect(timeout=2).active() or {}).get("one@here", [])) == 2)
+        until(lambda: len(_begun(app, "one@here")) == 2)
         os.killpg(killed.pid, signal.SIGKILL)
     with place.worker("two", app="tests.slow_tasks"):
-        until(lambda: len((app.control.inspect(timeout=2).active() or {}).get("two@here", [])) == 2)
-        (held,) = app.control.inspect(timeout=2).active().values()
+        until(lambda: len(_begun(app, "two@here")) == 2, 60)
+        held = _begun(app, "two@here")
         assert [task["delivery_info"]["redelivered"] for task in held] == [True, True]
 
 
@@ -216,7 +228,13 @@ def test_answers_may_come_over_redis(place: Place, valkey_url: str) -> None:
     place.variables["FEDQUEUE_RESULT_URL"] = valkey_url
     with place.worker(), place.client(result_url=valkey_url) as client:
         assert client.create_model(name="answered").name == "answered"
-        assert "one@here: alive" in place.command("health", "one@here")
+        assert "one@here: alive" in place.command("health", "--seconds", "30", "one@here")
+
+
+def _begun(app: HubCelery, worker: str) -> list[dict[str, Any]]:
+    """The sleeping tasks that it has begun. To one that is named it returns with that one's answer, however late."""
+    asked = app.control.inspect(destination=[worker], timeout=20).active() or {}
+    return [task for task in asked.get(worker, []) if task["name"] == "tests.sleep"]
 
 
 def _exists(connection: Any, queue: str) -> bool:

@@ -15,6 +15,7 @@ from tasks.domain.errors import ModelIsOver, Refused
 from tasks.domain.submission import submit_update
 from tests.chaos.domain_hub import add_model, domain_hub, submission
 from tests.contract.conftest import database_url
+from tests.waiting import run_until_it_waits
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -43,8 +44,7 @@ def test_a_submission_waits_for_who_moves_its_model_and_is_judged_by_the_outcome
     asking = threading.Thread(target=ask)
     with metadata.transaction():
         metadata.update_model_status(model, ModelStatus.STOPPED)
-        asking.start()
-        asking.join(0.5)
+        run_until_it_waits(asking, metadata)
         assert asking.is_alive(), "it does not wait for the model's row: this shows nothing"
     asking.join(30)
     assert [type(answer) for answer in answers] == [ModelIsOver]

@@ -156,8 +156,15 @@ def test_a_worker_whose_servers_go_says_nothing_of_their_secrets(tmp_path: Path,
             with Client(url, timeout=20) as client:
                 model = client.create_model(name="digits")
                 renamed = database.rpartition("/")[2]
+
+                def ask() -> None:
+                    try:
+                        client.get_model(model.model_id, timeout=2)
+                    finally:
+                        worker.wait_for("a word of the database", lambda: "task.postponed" in worker.log.read_text())
+
                 with pytest.raises(FedqueueError):
-                    _take_away(postgres, renamed, lambda: client.get_model(model.model_id, timeout=2))
+                    _take_away(postgres, renamed, ask)
             server.stop()
             worker.wait_for("a word of the broker", lambda: "Cannot connect to" in worker.log.read_text())
             said = worker.log.read_text()
@@ -170,7 +177,7 @@ def _take_away(postgres: Server, name: str, do: object) -> None:
 
     with psycopg.connect(postgres.url.replace("+psycopg", ""), autocommit=True) as connection:
         connection.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false')
-        connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name])
+        connection.execute("SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity WHERE datname = %s", [name])
         try:
             do()  # type: ignore[operator]
         finally:

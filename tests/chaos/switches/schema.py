@@ -240,7 +240,7 @@ SWITCHES: Final = (
         ),
         (
             f"{_RACES}::test_what_waits_while_its_model_is_being_deleted_writes_nothing[postgresql-logs]",
-            f"{_RACES}::test_who_reads_on_from_the_last_id_misses_none[postgresql]",
+            f"{_RACES}::test_what_is_written_meanwhile_comes_after_what_is_not_committed_yet[postgresql]",
         ),
         wide=True,
     ),
