@@ -7,35 +7,17 @@ to fail, by an assertion of its own. `python -m tests.chaos.switches.trial NAME`
 from __future__ import annotations
 
 import ast
-from collections.abc import Sequence
-from typing import Final
 
 import pytest
 from sqlalchemy import CheckConstraint, UniqueConstraint
 
 from connectors.sql.rows import Base
 from tests.chaos.evidence import Evidence
-from tests.chaos.switches.inventory import OTHERS, QUICK, SWITCHES, WIDE
+from tests.chaos.switches.inventory import OTHERS, QUICK, SWITCHES
 from tests.chaos.switches.source_edits import ROOT, Edit, edited
+from tests.chaos.switches.survivors import survivors
 from tests.chaos.switches.switch import Switch
 from tests.chaos.switches.trial import Trials
-
-# A test of servers and processes turns red when it has waited in vain: a minute, beside their starts and ends.
-_LONG: Final = 400.0
-
-
-def _survivors(switches: Sequence[Switch], case: str, evidence: Evidence, seconds: float = 120.0) -> list[str]:
-    with Trials(seconds) as trials:
-        complaints = [trials.of(switch).complaint(switch) for switch in switches]
-    survived = [complaint for complaint in complaints if complaint]
-    evidence(
-        "mutations",
-        case,
-        switches=len(switches),
-        red=len(switches) - len(survived),
-        survived=len(survived),
-    )
-    return survived
 
 
 @pytest.mark.slow
@@ -43,7 +25,7 @@ def _survivors(switches: Sequence[Switch], case: str, evidence: Evidence, second
 def test_without_any_one_guard_of_the_rules_its_test_is_red(evidence: Evidence) -> None:
     """Those whose tests need neither server nor process: a fork and a test each."""
     assert len(QUICK) > 40
-    assert _survivors(QUICK, "claims, fences, leases, posts, submissions and the outbox", evidence) == []
+    assert survivors(QUICK, "claims, fences, leases, posts, submissions and the outbox", evidence) == []
 
 
 @pytest.mark.wide
@@ -51,15 +33,7 @@ def test_without_any_one_guard_of_the_rules_its_test_is_red(evidence: Evidence) 
 @pytest.mark.timeout(2700)
 def test_without_any_one_guard_of_entries_numbers_the_schema_and_the_store_its_test_is_red(evidence: Evidence) -> None:
     assert len(OTHERS) > 180
-    assert _survivors(OTHERS, "events, statuses, numbers, schema, store, limits and settings", evidence) == []
-
-
-@pytest.mark.wide
-@pytest.mark.slow
-@pytest.mark.timeout(5400)
-def test_without_any_one_guard_of_servers_and_processes_its_test_is_red(evidence: Evidence) -> None:
-    assert len(WIDE) > 20
-    assert _survivors(WIDE, "locks, servers and processes", evidence, _LONG) == []
+    assert survivors(OTHERS, "events, statuses, numbers, schema, store, limits and settings", evidence) == []
 
 
 def test_a_guard_that_is_there_leaves_its_test_green() -> None:
