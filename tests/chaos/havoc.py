@@ -23,13 +23,17 @@ from tests.chaos.questions import Questions, questions_to
 _CLAIMED = "SELECT worker FROM round WHERE state = 'CLAIMED'"
 
 # A child is back in a tenth of a second, a parent in seconds: more of its deaths would show waiting and little else.
-_BLOWS = {"kill child": 12, "stop child": 5, "kill parent": 1}
+_BLOWS = {"kill child": 12, "stop child": 5, "delay child": 2, "kill parent": 1}
 
 # Two blows have an update between them, unless there is none for so long: a slow machine is not beaten to a standstill.
 _PROGRESS = "SELECT MAX(id) FROM model_update"
 _PATIENCE = 3.0
 
-# So much longer at most sleeps who still has its round when it should wake up.
+# Parts of a lease. Stopped, it wakes up as a zombie whose round somebody else has; delayed, it has to renew its lease.
+_STOPPED = (1.3, 2.5)
+_DELAYED = (0.4, 0.8)
+
+# So much longer at most sleeps who was stopped and still has its round when it should wake up.
 _OVERSLEEPS = 3.0
 
 # How long an aimed blow waits for somebody to have a round, and how often it looks.
@@ -50,6 +54,7 @@ class Havoc(threading.Thread):
         self._newest = 0
         self._ending = threading.Event()
         self._asleep: dict[int, float] = {}
+        self._delayed: set[int] = set()
         self._failure: BaseException | None = None
 
     @property
@@ -76,7 +81,7 @@ class Havoc(threading.Thread):
     def _strike_all(self) -> None:
         aim = False
         with questions_to(self._fleet.settings.database_url) as questions:
-            while not self._ending.wait(self._draw.uniform(0.2, 1.8) * self._pause):
+            while not self._rest(questions, self._draw.uniform(0.2, 1.8) * self._pause):
                 self._wait_for_progress(questions)
                 blow = self._draw.choices(list(_BLOWS), list(_BLOWS.values()))[0]
                 if blow == "kill parent" and len(self._fleet.ready()) < len(self._fleet.names):
@@ -86,6 +91,15 @@ class Havoc(threading.Thread):
                 found = target or self._anyone()
                 if found is not None and self._strike(blow, found) and target is not None:
                     self.aimed[blow] += 1
+
+    def _rest(self, questions: Questions, seconds: float) -> bool:
+        """Strike nobody for a while; whether this is the end."""
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            self._wake_due(questions)
+            if self._ending.wait(min(left, 0.05)):
+                return True
+        return self._ending.is_set()
 
     def _wait_for_progress(self, questions: Questions) -> None:
         until = time.monotonic() + _PATIENCE
@@ -139,8 +153,10 @@ class Havoc(threading.Thread):
                     return False
             else:
                 os.kill(pid, signal.SIGSTOP)
-                # Longer than its lease: it wakes up as a zombie whose round somebody else has.
-                self._asleep[pid] = time.monotonic() + self._fleet.settings.lease_seconds * self._draw.uniform(1.3, 2.5)
+                part = self._draw.uniform(*(_DELAYED if blow == "delay child" else _STOPPED))
+                self._asleep[pid] = time.monotonic() + self._fleet.settings.lease_seconds * part
+                if blow == "delay child":
+                    self._delayed.add(pid)
         except (ProcessLookupError, psutil.NoSuchProcess):
             return False
         self.struck[blow] += 1
@@ -150,13 +166,14 @@ class Havoc(threading.Thread):
         due = [pid for pid, until in self._asleep.items() if time.monotonic() >= until]
         # Whose round nobody has taken over yet sleeps on: a slow machine's sweep comes late. But not for ever, for
         # whoever fell asleep in a transaction has everybody waiting.
-        held = _claimed(questions) if due else []
+        held = set(_claimed(questions)) - self._delayed if due else set()
         for pid in due:
             if pid not in held or time.monotonic() >= self._asleep[pid] + _OVERSLEEPS:
                 self._wake(pid)
 
     def _wake(self, pid: int) -> None:
         del self._asleep[pid]
+        self._delayed.discard(pid)
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGCONT)
 
