@@ -23,7 +23,7 @@ from tests.chaos.questions import Questions, questions_to
 _CLAIMED = "SELECT worker FROM round WHERE state = 'CLAIMED'"
 
 # A child is back in a tenth of a second, a parent in seconds: more of its deaths would show waiting and little else.
-_BLOWS = {"kill child": 12, "stop child": 5, "delay child": 2, "kill parent": 1}
+_BLOWS = {"kill child": 12, "stop child": 5, "delay child": 4, "kill parent": 1}
 
 # Two blows have an update between them, unless there is none for so long: a slow machine is not beaten to a standstill.
 _PROGRESS = "SELECT MAX(id) FROM model_update"
