@@ -87,7 +87,8 @@ class Havoc(threading.Thread):
                 if blow == "kill parent" and len(self._fleet.ready()) < len(self._fleet.names):
                     blow = "kill child"
                 aim = not aim
-                target = self._held_in_a_round(questions) if aim else None
+                # Whoever has no round has no lease to renew.
+                target = self._held_in_a_round(questions) if aim or blow == "delay child" else None
                 found = target or self._anyone()
                 if found is not None and self._strike(blow, found) and target is not None:
                     self.aimed[blow] += 1
