@@ -38,6 +38,8 @@ _DEATHS: Final = ".deaths"
 _LOOK_AGAIN: Final = 0.2  # seconds
 
 _LESS_EACH: Final = 0.67
+# Come by so seldom that the others never wait for these: only who was held up amid a round renews its lease.
+_ALWAYS_EAGER: Final = frozenset({Failpoint.RENEWAL_BEFORE_COMMIT, Failpoint.RENEWED})
 
 # A parent takes seconds to come back, and its whole pool with it.
 _OF_PARENTS: Final = {Failpoint.BEFORE_ACK: 0.1}
@@ -137,7 +139,8 @@ class Killer:
         return self._waits_for(point) and self._chance(0.5)
 
     def _likely(self, point: Failpoint) -> float:
-        eager = self._eager * _LESS_EACH ** self._deaths(point) if self._waits_for(point) else 0.0
+        lessened = 0 if point in _ALWAYS_EAGER else self._deaths(point)
+        eager = self._eager * _LESS_EACH**lessened if self._waits_for(point) else 0.0
         return max(self._probability, eager) * _OF_PARENTS.get(point, 1.0)
 
     def _fault(self) -> float:
