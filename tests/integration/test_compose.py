@@ -34,7 +34,7 @@ from redis.retry import Retry
 from config.settings import Settings
 from fedqueue import Client
 from tests.production import copy_into, image_command, image_environment, read_compose, seconds_of
-from tests.servers import Server, _postgres_programs, free_port
+from tests.servers import Server, free_port, postgres_programs
 from worker.children import die_with_parent
 from worker.server import find_server
 
@@ -278,7 +278,7 @@ def test_a_worker_that_hangs_fails_its_own_health_check_and_no_other(ready: Depl
 
 def test_the_servers_health_checks_tell_up_from_down(deployment: Deployment) -> None:
     check = deployment.services["postgres"]["healthcheck"]["test"]
-    programs = _postgres_programs()
+    programs = postgres_programs()
     assert programs is not None
     assert check[:2] == ["CMD", "pg_isready"]
     words = [str(programs / "pg_isready"), *(deployment.place.local(word) for word in check[2:])]

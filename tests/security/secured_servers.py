@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import socket
 import ssl
 import subprocess
 import tempfile
@@ -20,7 +19,7 @@ import redis
 
 from tests.debian_servers import mariadb_server, rabbitmq_server
 from tests.security.parties import Authority, Pair
-from tests.servers import Server, free_port, valkey_server
+from tests.servers import Server, free_port, listens, valkey_server
 
 
 @contextmanager
@@ -39,7 +38,7 @@ def redis_over_tls(folder: Path, authority: Authority, pair: Pair) -> Iterator[S
         *("--save", "", "--appendonly", "yes"),
     ]
     url = f"rediss://:s3cret@localhost:{port}/0"
-    server = Server(url, command, folder / "redis.log", lambda: _listens(port))
+    server = Server(url, command, folder / "redis.log", lambda: listens(port))
     try:
         server.start()
         yield server
@@ -142,11 +141,6 @@ def rabbitmq_over_tls(authority: Authority, pair: Pair) -> Iterator[Server]:
         "ssl_options.fail_if_no_peer_cert = true",
     ) as server:
         yield server
-
-
-def _listens(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def _selects(url: str) -> bool:
