@@ -177,6 +177,8 @@ def _processes(settings: Settings) -> dict[str, Any]:
         # structlog does the logging (worker.signals); standard output stays what it is.
         "worker_hijack_root_logger": False,
         "worker_redirect_stdouts": False,
+        # It ends when its processes have done their work.
+        "worker_pool": "worker.pool:TaskPool",
         # It looks at every message before Celery does.
         "worker_consumer": "worker.gate:GatedConsumer",
     }

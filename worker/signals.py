@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import structlog
 from celery import signals
-from celery.concurrency.prefork import TaskPool
+from celery.concurrency import prefork, solo
 
 from connectors.errors import SchemaTooNew
 from worker.bootstrap import HubCelery
@@ -52,7 +52,7 @@ def connect_signals(app: HubCelery) -> None:
     def ready(sender: Any = None, **_: Any) -> None:
         threads.append(Sweeper(app, app.settings.sweep_seconds))
         # A solo worker's pool is its main loop: at a long task it takes nothing, and nothing limits the task's time.
-        if isinstance(getattr(sender, "pool", None), TaskPool):
+        if isinstance(getattr(sender, "pool", None), prefork.TaskPool):
             watchdog = Watchdog(app, sender, app.settings.watchdog_seconds)
             signals.task_received.connect(lambda request=None, **_: watchdog.received(request), weak=False)
             threads.append(watchdog)
@@ -105,11 +105,11 @@ def _limit_patience(app: HubCelery) -> None:
 
 def _check_pool(worker: Any) -> None:
     """Refuse a pool whose tasks can be neither timed out nor killed one by one."""
-    pool = str(getattr(worker.pool_cls, "__module__", worker.pool_cls))
-    if pool.rpartition(".")[2] not in ("prefork", "solo"):
+    if not issubclass(worker.pool_cls, prefork.TaskPool | solo.TaskPool):
         raise SystemExit(
-            f"pool {pool} is not supported: time limits and the memory bound need processes, --pool prefork"
+            f"pool {worker.pool_cls.__module__} is not supported: time limits and the memory bound need processes, "
+            "--pool prefork"
         )
-    if pool.endswith("solo"):
+    if issubclass(worker.pool_cls, solo.TaskPool):
         # Its main loop is its pool: at a long task it could not say that it lives.
         worker.app.conf.broker_transport_options.pop("held_seconds", None)

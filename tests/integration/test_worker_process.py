@@ -141,6 +141,24 @@ def test_an_idle_worker_told_to_stop_stops_at_once(migrated: Path, valkey_url: s
         assert worker.process.wait(15) == 0
 
 
+def test_a_worker_told_to_stop_as_a_task_begins_stops_as_soon_as_it_is_done(migrated: Path, valkey_url: str) -> None:
+    """It forgets the task, which nobody said was begun; the process waits for its last word to be heard, or 30 s."""
+    with worker_running(migrated, valkey_url, app="tests.slow_tasks") as worker:
+        until(lambda: worker.health().health is Health.ALIVE)
+        for process in worker.pool():
+            process.suspend()
+        worker.sleep(0.1)
+        asked = worker.app.control.inspect(timeout=1)
+        # Once it is reserved it is in a process's pipe: they are free, as far as the worker knows.
+        until(lambda: (asked.reserved() or {}).get(default_worker_name()))
+        worker.process.send_signal(signal.SIGTERM)
+        # Its main loop is over: from here on it waits for nothing but its processes.
+        until(lambda: not worker.app.control.ping(destination=[default_worker_name()], timeout=2))
+        for process in worker.pool():
+            process.resume()
+        assert worker.process.wait(15) == 0
+
+
 @pytest.mark.parametrize("remap", ["", "SIGQUIT"])
 def test_a_worker_told_to_stop_gives_back_what_it_can_not_end_in_time(
     migrated: Path, valkey_url: str, remap: str
