@@ -70,14 +70,16 @@ fuzz: setup
 
 # The long form of everything in tests/chaos: half an hour on every pair of database and broker that is there (225 seconds
 # each, 10,000 kills together), then the rest, of which what measures has the machine to itself. A red run is reported, too.
+pairs := tests/chaos/test_process_chaos.py
 alone := $(patsubst %,tests/chaos/test_%.py,flood peers idle_children recovery zombies)
+longest := $(patsubst %,tests/chaos/test_%.py,mutations_of_processes mutations failpoint_machine network)
+shared := $(longest) $(filter-out $(pairs) $(alone) $(longest),$(wildcard tests/chaos/test_*.py))
 
 chaos: setup
 	mkdir -p .evidence && rm -f .evidence/chaos.jsonl
 	export CHAOS_EVIDENCE=$(CURDIR)/.evidence/chaos.jsonl PEER_UPDATES=600 MACHINE_EXAMPLES=1000 STATUS_EXAMPLES=1000; status=0; \
-	CHAOS_SECONDS=$(or $(CHAOS_SECONDS),225) $(bin)/python -m pytest -m wide tests/chaos/test_process_chaos.py $(ARGS) || status=$$?; \
-	$(bin)/python -m pytest tests/chaos $(patsubst %,--ignore=%,tests/chaos/test_process_chaos.py $(alone)) \
-		--numprocesses 2 --dist loadfile $(ARGS) || status=$$?; \
+	CHAOS_SECONDS=$(or $(CHAOS_SECONDS),225) $(bin)/python -m pytest -m wide $(pairs) $(ARGS) || status=$$?; \
+	$(bin)/python -m pytest $(shared) --numprocesses 2 --dist loadfile --no-loadscope-reorder $(ARGS) || status=$$?; \
 	CHAOS_SECONDS=300 $(bin)/python -m pytest $(alone) $(ARGS) || status=$$?; \
 	$(bin)/python -m tests.chaos.report $(wildcard .evidence/fuzz.jsonl) .evidence/chaos.jsonl > docs/reliability.md; \
 	exit $$status
