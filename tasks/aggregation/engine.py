@@ -42,7 +42,8 @@ DEFAULT_BUDGET_BYTES = 256 * 1024 * 1024
 _MAX_CHUNK = 1 << 18
 
 # Of the budget, for what is not counted by the element: the kernels' tiles, what the allocator keeps, threads' stacks.
-_RESERVE = 2 * 1024 * 1024
+# Where all that may wait for the writer does wait, on a busy machine, that came to 2.7 MiB.
+_RESERVE = 4 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
