@@ -54,7 +54,8 @@ def _whole_number(value: Any) -> int:
         raise PydanticCustomError("int_type", "Input should be a valid integer") from error
 
 
-Round = Annotated[int, BeforeValidator(_whole_number), Field(ge=0, le=2**31 - 1)]
+# The bounds before the validator: after it they would be lost on the way into a JSON Schema.
+Round = Annotated[int, Field(ge=0, le=2**31 - 1), BeforeValidator(_whole_number)]
 ClientName = Annotated[str, Field(min_length=1, max_length=MAX_CLIENT_NAME)]
 EventType = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[A-Z][A-Z0-9_]*$")]
 

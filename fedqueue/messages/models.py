@@ -18,7 +18,7 @@ class Policy(Message):
 
     name: str = Field(default="", max_length=200)
     description: str = Field(default="", max_length=10_000)
-    aggregator: str = Field(default="fedavg", description="An aggregator's name (DESIGN 7).")
+    aggregator: str = Field(default="fedavg", description="An aggregator's name, one of those in README.md.")
     aggregator_params: dict[str, JsonValue] | list[JsonValue] = Field(
         default_factory=dict, description="Its parameters by name, or FMA's positional list."
     )
