@@ -1,0 +1,81 @@
+// A hub, seen from another language: every question is repeated under the same id until it is answered.
+
+import { setTimeout as rest } from "node:timers/promises";
+import { newCall } from "./call.mjs";
+
+const FIRST_SILENCE = 3000; // ms until a call is sent again; each further time twice as long
+const LONGEST_SILENCE = 60_000;
+const LONGEST_LOOK = 250;
+
+/** The hub has judged the message and refused it: the same message will be refused again. */
+export class Rejected extends Error {
+  constructor({ kind, field, reason, limit }) {
+    super(`${kind}: ${field ? `${field}: ` : ""}${reason}`);
+    Object.assign(this, { name: "Rejected", kind, field, reason, limit });
+  }
+}
+
+/** Nobody answered in time: whether it was carried out is unknown, and the same message may be sent again. */
+export class NoAnswer extends Error {
+  name = "NoAnswer";
+}
+
+export class Hub {
+  static async open({ brokerUrl, resultUrl, signer = null }) {
+    // Only the one that is needed is loaded.
+    const isRabbitMQ = brokerUrl.startsWith("amqp");
+    const line = isRabbitMQ
+      ? await (await import("./rabbitmq_line.mjs")).RabbitMQLine.open(brokerUrl)
+      : new (await import("./redis_line.mjs")).RedisLine(brokerUrl, resultUrl);
+    return new Hub(line, signer);
+  }
+
+  constructor(line, signer) {
+    this.line = line;
+    this.signer = signer;
+  }
+
+  /** What the task answered. Throws Rejected, NoAnswer. */
+  async ask(task, message, seconds = 30) {
+    const until = Date.now() + seconds * 1000;
+    let call = newCall(task, message, { signer: this.signer });
+    let silence = FIRST_SILENCE;
+    let trouble = "is a worker running?";
+    while (Date.now() < until) {
+      await this.line.send(call);
+      const record = await this.#wait(call, Math.min(silence, until - Date.now()));
+      silence = Math.min(silence * 2, LONGEST_SILENCE);
+      if (record?.status === "SUCCESS") {
+        const { value, rejection } = record.result;
+        if (rejection) throw new Rejected(rejection);
+        return value;
+      }
+      if (record) {
+        // Something broke, a worker was killed: that says nothing of the message. The next answer needs a place of its own.
+        trouble = `${record.result?.exc_type}: ${record.result?.exc_message}`;
+        call = newCall(task, message, { signer: this.signer });
+        await rest(1000 * (0.5 + 0.5 * Math.random()));
+      }
+    }
+    throw new NoAnswer(`${task}: no answer within ${seconds} s (${trouble})`);
+  }
+
+  async close() {
+    await this.line.close();
+  }
+
+  /** Celery's record of how the call ended; null if it has not within that time. */
+  async #wait(call, milliseconds) {
+    const until = Date.now() + milliseconds;
+    for (let pause = 10; ; pause = Math.min(pause * 1.5, LONGEST_LOOK)) {
+      const stored = await this.line.look(call);
+      if (stored) {
+        const record = JSON.parse(this.signer ? this.signer.open(stored) : stored);
+        if (record.task_id !== call.id) throw new Error(`what lies where the answer to ${call.id} belongs is another's`);
+        if (["SUCCESS", "FAILURE", "REVOKED"].includes(record.status)) return record;
+      }
+      if (Date.now() >= until) return null;
+      await rest(Math.min(pause, until - Date.now()));
+    }
+  }
+}

@@ -1,0 +1,54 @@
+// Calls and answers over Redis: a queue is a list that is pushed on its left, an answer lies under a key of its call's.
+
+import { randomUUID } from "node:crypto";
+import { Redis } from "ioredis";
+
+// Longer than this a queue is not made: its broker's memory is everybody's.
+const MOST_WAITING = 1000;
+
+export class RedisLine {
+  constructor(brokerUrl, resultUrl) {
+    this.broker = connect(brokerUrl);
+    this.results = resultUrl && resultUrl !== brokerUrl ? connect(resultUrl) : this.broker;
+  }
+
+  /** Whether the broker has it; false if there is no room just now. */
+  async send(call) {
+    if ((await this.broker.llen(call.queue)) >= MOST_WAITING) return false;
+    const envelope = {
+      body: call.body.toString("base64"),
+      "content-encoding": "utf-8",
+      "content-type": call.contentType,
+      headers: call.headers,
+      properties: {
+        correlation_id: call.id,
+        reply_to: "",
+        delivery_mode: 2,
+        delivery_info: { exchange: "", routing_key: call.queue },
+        priority: 0,
+        body_encoding: "base64",
+        // Of this copy alone: the worker acknowledges by it.
+        delivery_tag: randomUUID(),
+      },
+    };
+    await this.broker.lpush(call.queue, JSON.stringify(envelope));
+    return true;
+  }
+
+  /** What was written down as the call's answer; null if nothing was yet. */
+  async look(call) {
+    return this.results.getBuffer(`celery-task-meta-${call.id}`);
+  }
+
+  async close() {
+    for (const line of new Set([this.broker, this.results])) line.disconnect();
+  }
+}
+
+function connect(url) {
+  const options = { maxRetriesPerRequest: 3, connectTimeout: 5000 };
+  const { protocol, pathname, searchParams, password } = new URL(url);
+  if (protocol !== "redis+socket:") return new Redis(url, options);
+  const db = Number(searchParams.get("virtual_host") ?? 0);
+  return new Redis({ ...options, path: decodeURIComponent(pathname), db, password: password || undefined });
+}
