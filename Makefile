@@ -4,7 +4,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 ARGS ?=
 bin := .venv/bin
 
-.PHONY: demo test setup lint types imports unit locks peers benchmarks-smoke benchmarks chaos fuzz clean
+.PHONY: demo test setup lint types imports unit locks wire peers example-node benchmarks-smoke benchmarks chaos fuzz clean
 
 demo: setup
 	$(bin)/python -m worker demo $(ARGS)
@@ -40,14 +40,37 @@ locks: setup
 	$(bin)/uv pip compile --quiet --universal --generate-hashes --no-header --python-version 3.11 requirements/peers-flower.in --output-file requirements/peers-flower.txt
 	$(bin)/uv pip compile --quiet --universal --generate-hashes --no-header --python-version 3.11 requirements/peers-nvflare.in --output-file requirements/peers-nvflare.txt
 	$(bin)/uv pip compile --quiet --universal --generate-hashes --no-header --python-version 3.11 requirements/peers-fastapi.in --output-file requirements/peers-fastapi.txt
+	$(bin)/uv pip compile --quiet --universal --generate-hashes --no-header --python-version 3.11 requirements/peers-node.in --output-file requirements/peers-node.txt
+
+# After a change of fedqueue.messages: what docs/wire.md links to.
+wire: setup
+	$(bin)/python -m fedqueue.wire docs/wire
+
+# Node.js comes in a wheel: nothing is installed outside this folder. Packages come from wherever npm is told to look.
+node_packages := examples/node/node_modules/.package-lock.json
+npm_ci := PATH="$(CURDIR)/.peers/node/bin:$$PATH" npm ci --no-audit --no-fund --loglevel=error
 
 # What others do, each in an environment of its own: benchmarks/aggregation.py and benchmarks/events.py measure against it.
-peers: .peers/flower/installed .peers/nvflare/installed .peers/fastapi/installed
+peers: .peers/flower/installed .peers/nvflare/installed .peers/fastapi/installed $(node_packages) .peers/node/node_modules/.package-lock.json
 
 .peers/%/installed: requirements/peers-%.txt
 	test -x .peers/$*/bin/python || $(PYTHON) -m venv .peers/$*
 	.peers/$*/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement $<
 	touch $@
+
+$(node_packages): examples/node/package-lock.json .peers/node/installed
+	$(npm_ci) --prefix examples/node
+	touch $@
+
+# The judge of docs/wire/asyncapi.json.
+.peers/node/node_modules/.package-lock.json: requirements/peers-node/package-lock.json .peers/node/installed
+	cp requirements/peers-node/package*.json .peers/node
+	$(npm_ci) --prefix .peers/node
+	touch $@
+
+# Participants in Node.js, on a hub of their own.
+example-node: setup $(node_packages)
+	$(bin)/python -m examples.node $(ARGS)
 
 # The full sizes want a quiet machine: some ten minutes and 12 GB of memory.
 benchmarks: setup peers
@@ -85,4 +108,4 @@ chaos: setup
 	exit $$status
 
 clean:
-	rm -rf .venv .peers .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist *.egg-info
+	rm -rf .venv .peers examples/node/node_modules .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist *.egg-info

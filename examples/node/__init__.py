@@ -1,0 +1,1 @@
+"""A participant in Node.js, by nothing but docs/wire.md."""
