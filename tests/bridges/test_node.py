@@ -1,0 +1,216 @@
+"""A participant in Node.js, by nothing but docs/wire.md, against real hubs: over Redis, over RabbitMQ, signed."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import numpy as np
+import pytest
+import redis
+
+from examples.node.__main__ import FOLDER, Participant, find_node
+from fedqueue import Client
+from fedqueue.messages import ModelView, UpdateView
+from fedqueue.messages.names import CONTROL_QUEUE
+from tests.debian_servers import rabbitmq_server
+from tests.hubs import ROOT, RunningHub, environment, hub_running
+from tests.security.parties import Parties, variables_of
+from tests.security.workers import worker_of
+from tests.servers import Server
+
+pytestmark = pytest.mark.wide
+
+
+@pytest.fixture(scope="module")
+def node() -> str:
+    found = find_node()
+    if found is None or not (FOLDER / "node_modules").exists():
+        pytest.skip("Node.js or its packages are not there: make peers")
+    return found
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningHub]:
+    with hub_running(tmp_path_factory.mktemp("node") / "home") as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def client(hub: RunningHub) -> Iterator[Client]:
+    found = json.loads((hub.home / "endpoint.json").read_text())
+    with Client(found["broker_url"], found["result_url"], found["store_url"]) as made:
+        yield made
+
+
+def start(node: str, variables: Mapping[str, str], *arguments: str) -> subprocess.Popen[str]:
+    """participant.mjs, which knows of the hub what `variables` say."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("FEDQUEUE_")}
+    return subprocess.Popen(
+        [node, str(FOLDER / "participant.mjs"), *arguments],
+        env=inherited | dict(variables),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def said_by(process: subprocess.Popen[str]) -> dict[str, Any]:
+    """Its one line."""
+    output, errors = process.communicate(timeout=100)
+    assert process.returncode == 0, errors
+    (line,) = output.splitlines()
+    said: dict[str, Any] = json.loads(line)
+    return said
+
+
+def refusal_of(process: subprocess.Popen[str]) -> str:
+    """What it ends with instead."""
+    output, errors = process.communicate(timeout=100)
+    assert (process.returncode, output) == (1, "")
+    return errors.strip()
+
+
+def two_needed(client: Client, data_format: str) -> ModelView:
+    """A model whose round needs two participants."""
+    initial = [0.0, 0.0, 0.0] if data_format == "json" else {"w": np.zeros(3, np.float32)}
+    return client.create_model(initial=initial, requirement="require_x_clients", requirement_args={"x": 2})
+
+
+def until(holds: Callable[[], object], seconds: float = 30.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, f"it did not come true within {seconds} s"
+        time.sleep(0.02)
+
+
+def entries_of(client: Client, model: UUID, participant: Participant) -> int:
+    """How often the participant's event is in the feed."""
+    return [entry.text for entry in client.iter_logs(model)].count(f"{participant.name} has sent its update")
+
+
+@pytest.mark.parametrize(("data_format", "options"), [("json", []), ("safetensors", ["--tensor"])])
+def test_an_update_and_an_event_count_once_though_the_program_ran_twice(
+    node: str, hub: RunningHub, client: Client, data_format: str, options: list[str]
+) -> None:
+    model = two_needed(client, data_format).model_id
+    home = {"FEDQUEUE_HOME": str(hub.home)}
+    north, south = Participant("north", [1, 2, 4], 10), Participant("south", [5, 2, 3], 30)
+
+    first, again = (said_by(start(node, home, *north.arguments(model), *options)) for _ in range(2))
+    assert UpdateView.model_validate(first["update"]).status == "PENDING"
+    assert again["update"] == first["update"] | {"repeated": True}
+    assert first["update"]["submission_id"] == north.submission_id
+    assert client.get_model(model).updates["PENDING"] == 1
+
+    last = said_by(start(node, home, *south.arguments(model), *options, "--aggregate", "1"))
+    assert (last["latest"]["number"], last["latest"]["num_updates"], last["latest"]["num_examples"]) == (1, 2, 40)
+    newest = client.fetch_latest(model)
+    mean = newest.data if data_format == "json" else newest.arrays["w"].tolist()
+    assert mean == [4.0, 2.0, 3.25]  # (10 · 1 + 30 · 5) / 40, …
+    assert client.get_model(model).updates["COMPLETE"] == 2
+
+    until(lambda: all(entries_of(client, model, each) for each in (north, south)))
+    # Had the repeat been written down, too, it would stand there by now: the later event of south does.
+    assert [entries_of(client, model, each) for each in (north, south)] == [1, 1]
+
+
+def test_what_the_hub_refuses_is_told_and_ends_the_program(node: str, hub: RunningHub, client: Client) -> None:
+    home = {"FEDQUEUE_HOME": str(hub.home)}
+    nobody = uuid4()
+    unknown = refusal_of(start(node, home, "--model", str(nobody)))
+    assert unknown == f"Rejected: UnknownModel: model_id: there is no model {nobody}"
+    model = two_needed(client, "json").model_id
+    north = Participant("north", [1, 2, 4], 10)
+    said_by(start(node, home, *north.arguments(model)))
+    other = refusal_of(start(node, home, *north.arguments(model), "--values", "1,2,5"))
+    assert other.startswith("Rejected: SubmissionReused: submission_id: ")
+
+
+def test_it_asks_again_until_a_worker_is_there(node: str, valkey_url: str, home: Path) -> None:
+    """As while a hub is upgraded: nothing is lost, and of several copies one is carried out."""
+    # Migrated, and its store begun, by a worker that has gone.
+    with worker_of(home, FEDQUEUE_BROKER_URL=valkey_url):
+        pass
+    process = start(node, {"FEDQUEUE_BROKER_URL": valkey_url}, "--aggregate", "1")
+    with redis.Redis.from_url(valkey_url) as broker:
+        until(lambda: broker.llen(CONTROL_QUEUE) >= 2)
+    with worker_of(home, FEDQUEUE_BROKER_URL=valkey_url), Client(valkey_url) as client:
+        said = said_by(process)
+        assert said["latest"]["data"] == [1, 2, 4]
+        view = client.get_model(said["model_id"])
+        assert (view.clients, view.updates["COMPLETE"]) == (1, 1)
+
+
+def test_over_rabbitmq_answers_come_back_to_queues_that_are_gone_afterwards(node: str, home: Path) -> None:
+    with (
+        rabbitmq_server() as server,
+        worker_of(home, FEDQUEUE_BROKER_URL=server.url),
+        Client(server.url, store_url=f"file://{home}/store", timeout=60) as client,
+    ):
+        model = two_needed(client, "json").model_id
+        north, south = Participant("north", [1, 2, 4], 10), Participant("south", [5, 2, 3], 30)
+        variables = {"FEDQUEUE_BROKER_URL": server.url}
+        first, again = (said_by(start(node, variables, *north.arguments(model))) for _ in range(2))
+        assert again["update"] == first["update"] | {"repeated": True}
+        last = said_by(start(node, variables, *south.arguments(model), "--aggregate", "1"))
+        assert last["latest"]["data"] == [4.0, 2.0, 3.25]
+        until(lambda: all(entries_of(client, model, each) for each in (north, south)))
+        assert [entries_of(client, model, each) for each in (north, south)] == [1, 1]
+
+
+def test_a_hub_that_takes_signed_messages_alone_takes_its_and_answers_it(
+    node: str, valkey_url: str, home: Path, tmp_path: Path
+) -> None:
+    parties = Parties(tmp_path / "parties")
+    hubs, site, stranger = parties.party("hub"), parties.party("site"), parties.party("stranger", trusted=False)
+    broker = {"FEDQUEUE_BROKER_URL": valkey_url}
+    with worker_of(home, broker, **variables_of(hubs)) as worker:
+        said = said_by(start(node, broker | variables_of(site), "--aggregate", "1"))
+        assert said["latest"]["data"] == [1, 2, 4]
+        assert worker.lines("message.refused") == []
+        for sender, reason in ((variables_of(stranger), "Unknown certificate"), ({}, "only signed messages")):
+            refusal = refusal_of(start(node, broker | sender, "--timeout", "2"))
+            assert refusal.startswith("NoAnswer: fedqueue.models.create: no answer within 2 s")
+            assert reason in worker.lines("message.refused")[-1]["reason"]
+
+
+def test_no_answer_is_believed_that_the_hub_has_not_signed(
+    node: str, valkey: Server, valkey_url: str, tmp_path: Path
+) -> None:
+    """Whoever can write to the broker could answer in its place."""
+    parties = Parties(tmp_path / "parties")
+    site = variables_of(parties.party("site"))
+    process = start(node, {"FEDQUEUE_BROKER_URL": valkey_url} | site)
+    with redis.Redis.from_url(valkey_url) as broker:
+        until(lambda: broker.llen(CONTROL_QUEUE))
+        call = json.loads(broker.lindex(CONTROL_QUEUE, 0) or "")["headers"]["id"]
+        forged = {"status": "SUCCESS", "result": {"value": {}, "rejection": None}, "task_id": call}
+        broker.set(f"celery-task-meta-{call}", json.dumps(forged))
+        assert refusal_of(process) == "Error: the answer is not signed by anybody who is believed"
+
+
+def test_the_example_says_what_came_of_it(node: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "examples.node", "--node", node],
+        cwd=ROOT,
+        env=environment(tmp_path),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [
+        "north: update 1",
+        "north: update 1 again",
+        "south: update 2",
+        "node: 3 runs of 2 participants, 2 updates counted once each, aggregate 1: [4.0, 2.0, 3.25], "
+        "2 events in the feed",
+    ]
