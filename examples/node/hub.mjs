@@ -2,6 +2,8 @@
 
 import { setTimeout as rest } from "node:timers/promises";
 import { newCall } from "./call.mjs";
+import { RabbitMQLine } from "./rabbitmq_line.mjs";
+import { RedisLine } from "./redis_line.mjs";
 
 const FIRST_SILENCE = 3000; // ms until a call is sent again; each further time twice as long
 const LONGEST_SILENCE = 60_000;
@@ -21,17 +23,16 @@ export class NoAnswer extends Error {
 }
 
 export class Hub {
+  /** Answers come from where the calls go, unless `resultUrl` names a Redis. */
   static async open({ brokerUrl, resultUrl, signer = null }) {
-    // Only the one that is needed is loaded.
-    const isRabbitMQ = brokerUrl.startsWith("amqp");
-    const line = isRabbitMQ
-      ? await (await import("./rabbitmq_line.mjs")).RabbitMQLine.open(brokerUrl)
-      : new (await import("./redis_line.mjs")).RedisLine(brokerUrl, resultUrl);
-    return new Hub(line, signer);
+    const line = brokerUrl.startsWith("amqp") ? await RabbitMQLine.open(brokerUrl) : new RedisLine(brokerUrl);
+    const isElsewhere = resultUrl?.startsWith("redis") && resultUrl !== brokerUrl;
+    return new Hub(line, isElsewhere ? new RedisLine(resultUrl) : line, signer);
   }
 
-  constructor(line, signer) {
+  constructor(line, answers, signer) {
     this.line = line;
+    this.answers = answers;
     this.signer = signer;
   }
 
@@ -42,33 +43,33 @@ export class Hub {
     let silence = FIRST_SILENCE;
     let trouble = "is a worker running?";
     while (Date.now() < until) {
-      await this.line.send(call);
+      await this.line.send(call, { bringsAnswers: this.line === this.answers });
       const record = await this.#wait(call, Math.min(silence, until - Date.now()));
       silence = Math.min(silence * 2, LONGEST_SILENCE);
-      if (record?.status === "SUCCESS") {
-        const { value, rejection } = record.result;
-        if (rejection) throw new Rejected(rejection);
-        return value;
-      }
-      if (record) {
-        // Something broke, a worker was killed: that says nothing of the message. The next answer needs a place of its own.
-        trouble = `${record.result?.exc_type}: ${record.result?.exc_message}`;
-        call = newCall(task, message, { signer: this.signer });
-        await rest(1000 * (0.5 + 0.5 * Math.random()));
-      }
+      if (!record) continue;
+      const { value, rejection } = record.status === "SUCCESS" ? record.result : {};
+      if (record.status === "SUCCESS" && !rejection) return value;
+      // Up to twice as long: not all who were told the same come back at one moment.
+      const pause = 1000 * (rejection?.limit?.retry_after ?? 1) * (1 + Math.random());
+      if (rejection && (!rejection.limit || Date.now() + pause >= until)) throw new Rejected(rejection);
+      // Or something broke, a worker was killed: that says nothing of the message.
+      if (!rejection) trouble = `${record.result?.exc_type}: ${record.result?.exc_message}`;
+      await rest(pause);
+      // The next answer needs a place of its own.
+      call = newCall(task, message, { signer: this.signer });
     }
     throw new NoAnswer(`${task}: no answer within ${seconds} s (${trouble})`);
   }
 
   async close() {
-    await this.line.close();
+    for (const line of new Set([this.line, this.answers])) await line.close();
   }
 
   /** Celery's record of how the call ended; null if it has not within that time. */
   async #wait(call, milliseconds) {
     const until = Date.now() + milliseconds;
     for (let pause = 10; ; pause = Math.min(pause * 1.5, LONGEST_LOOK)) {
-      const stored = await this.line.look(call);
+      const stored = await this.answers.look(call);
       if (stored) {
         const record = JSON.parse(this.signer ? this.signer.open(stored) : stored);
         if (record.task_id !== call.id) throw new Error(`what lies where the answer to ${call.id} belongs is another's`);

@@ -1,4 +1,4 @@
-// Calls over RabbitMQ, answers in a queue of each call's own: the hub's FEDQUEUE_RESULT_URL is rpc://.
+// Calls over RabbitMQ, and answers, each in a queue of its call's own.
 
 import { connect } from "amqplib";
 
@@ -15,12 +15,10 @@ export class RabbitMQLine {
   }
 
   /** Whether the broker has it, confirmed; false if there is no room just now. */
-  async send(call) {
+  async send(call, { bringsAnswers }) {
     if ((await this.channel.assertQueue(call.queue, HUBS)).messageCount >= MOST_WAITING) return false;
-    const replyTo = replyQueue(call);
-    if (!call.headers.ignore_result) {
-      await this.channel.assertQueue(replyTo, { durable: false, expires: 600_000 });
-    }
+    const replyTo = bringsAnswers && !call.headers.ignore_result ? replyQueue(call) : undefined;
+    if (replyTo) await this.channel.assertQueue(replyTo, { durable: false, expires: 600_000 });
     this.channel.publish("", call.queue, call.body, {
       headers: call.headers,
       contentType: call.contentType,

@@ -7,14 +7,13 @@ import { Redis } from "ioredis";
 const MOST_WAITING = 1000;
 
 export class RedisLine {
-  constructor(brokerUrl, resultUrl) {
-    this.broker = connect(brokerUrl);
-    this.results = resultUrl && resultUrl !== brokerUrl ? connect(resultUrl) : this.broker;
+  constructor(url) {
+    this.redis = connect(url);
   }
 
   /** Whether the broker has it; false if there is no room just now. */
   async send(call) {
-    if ((await this.broker.llen(call.queue)) >= MOST_WAITING) return false;
+    if ((await this.redis.llen(call.queue)) >= MOST_WAITING) return false;
     const envelope = {
       body: call.body.toString("base64"),
       "content-encoding": "utf-8",
@@ -31,17 +30,17 @@ export class RedisLine {
         delivery_tag: randomUUID(),
       },
     };
-    await this.broker.lpush(call.queue, JSON.stringify(envelope));
+    await this.redis.lpush(call.queue, JSON.stringify(envelope));
     return true;
   }
 
   /** What was written down as the call's answer; null if nothing was yet. */
   async look(call) {
-    return this.results.getBuffer(`celery-task-meta-${call.id}`);
+    return this.redis.getBuffer(`celery-task-meta-${call.id}`);
   }
 
   async close() {
-    for (const line of new Set([this.broker, this.results])) line.disconnect();
+    this.redis.disconnect();
   }
 }
 

@@ -57,7 +57,7 @@ from fedqueue.messages.updates import AddScore, ScoreView, SubmitModelUpdate, Up
 
 @dataclass(frozen=True, slots=True)
 class Entries:
-    """A field that is a list whose entries the hub judges one by one, so that its message's own type leaves them open."""
+    """A list whose entries the hub judges one by one, so that its message's own type leaves them open."""
 
     field: str
     kind: type[Message]

@@ -1,4 +1,4 @@
-"""`python -m fedqueue.wire FOLDER`: the AsyncAPI document and the JSON Schemas of this version, written into the folder."""
+"""`python -m fedqueue.wire FOLDER`: the AsyncAPI document and the JSON Schemas, written into the folder."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """The hub as an AsyncAPI 3.0 document: its queues, what it receives there, and what it answers.
 
-Source: the AsyncAPI Specification, version 3.0.0. A schema in such a document is JSON Schema draft 07 with more words: what
-is built here keeps to what that and the 2020-12 dialect of the schema files have in common, but for the list of `items`
-by which draft 07 says what later became `prefixItems`.
+Source: the AsyncAPI Specification, version 3.0.0. A schema in such a document is JSON Schema draft 07 with more words:
+those of the messages keep to what that and the 2020-12 dialect of the schema files have in common, and a call is
+described by a list of `items`, which later became `prefixItems`.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ _PURPOSES: Final = {
 _REDIS_KEYS: Final = "celery-task-meta-"
 
 _DESCRIPTION: Final = """\
-The durable aggregation hub of a federated-learning deployment. Every operation is a call of a Celery task: one JSON object, \
-a message, as the only argument. docs/wire.md shows what that is byte by byte on Redis and on RabbitMQ.
+The durable aggregation hub of a federated-learning deployment. Every operation is a call of a Celery task: one JSON \
+object, a message, as the only argument. docs/wire.md shows what that is byte by byte on Redis and on RabbitMQ.
 
 The payload of a call is the JSON text `[[message], {}, {}]`. On Redis it travels as base64 within an envelope \
 (schemas/RedisEnvelope.json), on RabbitMQ as it is, its headers those of AMQP."""
@@ -103,7 +103,7 @@ def _queue(queue: str) -> Schema:
     arguments = ", ".join(f"{name}={value}" for name, value in names.RABBITMQ_QUEUE_ARGUMENTS.items())
     return {
         "address": queue,
-        "description": f"{_PURPOSES[queue]} On Redis a list; on RabbitMQ a durable queue with the arguments {arguments}.",
+        "description": f"{_PURPOSES[queue]} On Redis a list; on RabbitMQ a durable queue with {arguments}.",
         "messages": {task: {"$ref": f"#/components/messages/{task}"} for task in tasks},
         "bindings": {
             "amqp": {
@@ -119,9 +119,7 @@ def _answers() -> Schema:
     return {
         "address": None,
         "description": f"On Redis the key {_REDIS_KEYS}ID, ID being the call's; over rpc:// the queue that it named.",
-        "messages": {
-            name: {"$ref": f"#/components/messages/{name}"} for name in map(_answer_name, CONTRACTS.values())
-        },
+        "messages": {name: {"$ref": f"#/components/messages/{name}"} for name in map(_answer_name, CONTRACTS.values())},
     }
 
 

@@ -1,4 +1,4 @@
-"""What is around a message on its way: Celery's task protocol 2, kombu's envelope on Redis, Celery's record of an answer.
+"""What is around a message on its way: Celery's task protocol 2, kombu's envelope on Redis, the record of an answer.
 
 Described as far as this hub relies on it. Source: the Celery manual, "Message Protocol", version 2.
 """
@@ -20,7 +20,7 @@ class _Frame(BaseModel):
 
 
 class CallHeaders(_Frame):
-    """Celery's headers of a call. `task` and `id` must be there; a call without `ignore_result: false` is not answered."""
+    """Celery's headers of a call. `task` and `id` must be there; without `ignore_result: false` nothing is answered."""
 
     task: str = Field(min_length=1, max_length=255, description="The task's name, e.g. fedqueue.updates.submit.")
     id: TaskId = Field(description="A new UUID for each call. Sent again under the same id, it is answered there.")
@@ -34,7 +34,10 @@ class CallHeaders(_Frame):
     eta: str | None = Field(default=None, max_length=1 << 16, description="ISO 8601: not before. Best left null.")
     retries: int | None = Field(default=None, ge=0, lt=1 << 31, description="0; the hub's own count.")
     timelimit: list[float | None] | None = Field(
-        default=None, min_length=2, max_length=2, description="Hard and soft, in seconds; [null, null]: as the hub has it."
+        default=None,
+        min_length=2,
+        max_length=2,
+        description="Hard and soft, in seconds; [null, null]: as the hub has it.",
     )
     group: TaskId | None = None
     shadow: TaskId | None = None

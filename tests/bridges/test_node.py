@@ -20,7 +20,7 @@ from examples.node.__main__ import FOLDER, Participant, find_node
 from fedqueue import Client
 from fedqueue.messages import ModelView, UpdateView
 from fedqueue.messages.names import CONTROL_QUEUE
-from tests.debian_servers import rabbitmq_server
+from tests.debian_servers import rabbitmq_server, rabbitmqctl
 from tests.hubs import ROOT, RunningHub, environment, hub_running
 from tests.security.parties import Parties, variables_of
 from tests.security.workers import worker_of
@@ -149,21 +149,49 @@ def test_it_asks_again_until_a_worker_is_there(node: str, valkey_url: str, home:
         assert (view.clients, view.updates["COMPLETE"]) == (1, 1)
 
 
-def test_over_rabbitmq_answers_come_back_to_queues_that_are_gone_afterwards(node: str, home: Path) -> None:
+def test_a_limit_of_the_hub_s_is_waited_out(node: str, valkey_url: str, home: Path) -> None:
+    """Nothing is wrong with the message: it is sent again when the hub says, and counts then."""
+    variables = {"FEDQUEUE_BROKER_URL": valkey_url}
+    with worker_of(home, variables, FEDQUEUE_CLIENT_OPEN_UPDATES="1"), Client(valkey_url) as client:
+        model = two_needed(client, "json").model_id
+        north, south = Participant("north", [1, 2, 4], 10), Participant("south", [5, 2, 3], 30)
+        more = Participant("north", [3, 3, 3], 10, client_id=north.client_id)
+        said_by(start(node, variables, *north.arguments(model)))
+        hurried = refusal_of(start(node, variables, *more.arguments(model), "--timeout", "1"))
+        assert hurried.startswith("Rejected: LimitExceeded: client_id: ")
+        waiting = start(node, variables, *more.arguments(model))
+        said_by(start(node, variables, *south.arguments(model), "--aggregate", "1"))
+        assert said_by(waiting)["update"]["status"] == "PENDING"
+
+
+@pytest.fixture(scope="module")
+def rabbitmq() -> Iterator[Server]:
+    with rabbitmq_server() as server:
+        yield server
+
+
+@pytest.mark.parametrize("are_answers_on_redis", [False, True])
+def test_over_rabbitmq(node: str, rabbitmq: Server, valkey_url: str, home: Path, are_answers_on_redis: bool) -> None:
+    variables = {"FEDQUEUE_BROKER_URL": rabbitmq.url}
+    if are_answers_on_redis:
+        variables["FEDQUEUE_RESULT_URL"] = valkey_url
     with (
-        rabbitmq_server() as server,
-        worker_of(home, FEDQUEUE_BROKER_URL=server.url),
-        Client(server.url, store_url=f"file://{home}/store", timeout=60) as client,
+        worker_of(home, variables),
+        Client(rabbitmq.url, variables.get("FEDQUEUE_RESULT_URL"), timeout=60) as client,
+        redis.Redis.from_url(valkey_url) as results,
     ):
         model = two_needed(client, "json").model_id
         north, south = Participant("north", [1, 2, 4], 10), Participant("south", [5, 2, 3], 30)
-        variables = {"FEDQUEUE_BROKER_URL": server.url}
         first, again = (said_by(start(node, variables, *north.arguments(model))) for _ in range(2))
         assert again["update"] == first["update"] | {"repeated": True}
         last = said_by(start(node, variables, *south.arguments(model), "--aggregate", "1"))
         assert last["latest"]["data"] == [4.0, 2.0, 3.25]
         until(lambda: all(entries_of(client, model, each) for each in (north, south)))
         assert [entries_of(client, model, each) for each in (north, south)] == [1, 1]
+        assert bool(results.keys("celery-task-meta-*")) is are_answers_on_redis
+        # A queue of answers goes with its answer.
+        listed = rabbitmqctl(rabbitmq, "list_queues", "name").split()
+        assert [name for name in listed if name.startswith("fedqueue.reply.")] == []
 
 
 def test_a_hub_that_takes_signed_messages_alone_takes_its_and_answers_it(
@@ -172,7 +200,7 @@ def test_a_hub_that_takes_signed_messages_alone_takes_its_and_answers_it(
     parties = Parties(tmp_path / "parties")
     hubs, site, stranger = parties.party("hub"), parties.party("site"), parties.party("stranger", trusted=False)
     broker = {"FEDQUEUE_BROKER_URL": valkey_url}
-    with worker_of(home, broker, **variables_of(hubs)) as worker:
+    with worker_of(home, broker | variables_of(hubs)) as worker:
         said = said_by(start(node, broker | variables_of(site), "--aggregate", "1"))
         assert said["latest"]["data"] == [1, 2, 4]
         assert worker.lines("message.refused") == []

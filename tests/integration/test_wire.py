@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
-import amqp
 import numpy as np
 import pytest
 import redis
 from jsonschema import Draft202012Validator
-from kombu import Connection
+from kombu.connection import Connection
+from kombu.messaging import Producer
 
 from fedqueue import Client
 from fedqueue.blobs import blob_path, keep_blob, new_blob
@@ -119,9 +119,7 @@ def broker(endpoint: dict[str, str]) -> Iterator[redis.Redis]:
 
 def create_the_model(client: Client) -> None:
     model = UUID(MESSAGE["model_id"])
-    client.create_model(
-        model_id=model, data_format="json", requirement="require_x_clients", requirement_args={"x": 2}
-    )
+    client.create_model(model_id=model, data_format="json", requirement="require_x_clients", requirement_args={"x": 2})
     client.register_client(model, MESSAGE["client_id"])
 
 
@@ -144,12 +142,13 @@ def enveloped(message: Any, task: str = TASK) -> dict[str, Any]:
     """The page's envelope around another message, as a call of its own."""
     call_id = str(uuid4())
     delivery = {"exchange": "", "routing_key": names.QUEUE_OF.get(task, names.CONTROL_QUEUE)}
-    return ENVELOPE | {
+    envelope: dict[str, Any] = ENVELOPE | {
         "body": base64.b64encode(json.dumps([[message], {}, {}]).encode()).decode(),
         "headers": ENVELOPE["headers"] | {"task": task, "id": call_id, "root_id": call_id},
         "properties": ENVELOPE["properties"]
         | {"correlation_id": call_id, "delivery_tag": str(uuid4()), "delivery_info": delivery},
     }
+    return envelope
 
 
 def test_the_envelope_as_it_stands_is_answered_as_the_page_says(client: Client, broker: redis.Redis) -> None:
@@ -216,7 +215,7 @@ def test_the_call_over_rabbitmq_is_answered_too(home: Path) -> None:
         rabbitmq_server() as server,
         worker_of(home, FEDQUEUE_BROKER_URL=server.url),
         Client(server.url, store_url=f"file://{home}/store", timeout=60) as client,
-        Connection(server.url) as connection,
+        Connection(server.url) as connection,  # type: ignore[no-untyped-call]
     ):
         create_the_model(client)
         channel = connection.default_channel
@@ -225,10 +224,13 @@ def test_the_call_over_rabbitmq_is_answered_too(home: Path) -> None:
         channel.queue_declare(queue=queue, durable=True, auto_delete=False, arguments=PUBLISHED["queue_arguments"])
         expires = {"x-expires": reply["expires"]}
         channel.queue_declare(queue=reply_to, durable=reply["durable"], auto_delete=False, arguments=expires)
-        call = amqp.Message(
-            CALL.removesuffix("\n"), application_headers=PUBLISHED["headers"], **PUBLISHED["properties"]
+        Producer(channel).publish(  # type: ignore[no-untyped-call]
+            CALL.removesuffix("\n"),
+            exchange=PUBLISHED["exchange"],
+            routing_key=queue,
+            headers=PUBLISHED["headers"],
+            **PUBLISHED["properties"],
         )
-        channel.basic_publish(call, exchange=PUBLISHED["exchange"], routing_key=queue)
         answer = found_before(lambda: channel.basic_get(reply_to, no_ack=True))
         assert answer.properties["correlation_id"] == PUBLISHED["headers"]["id"]
         assert json.loads(answer.body)["result"] == RECORD["result"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 import subprocess
 from collections.abc import Iterator
@@ -122,7 +123,7 @@ def test_nothing_unpickles() -> None:
 # Somebody's home or checkout.
 _MACHINE = re.compile(r"(?<![\w.\-])/(?:root|home|Users|work)/[\w.-]+")
 _ADDRESS = re.compile(r"https?://(?P<host>[\w.-]+)")
-_TEXTS = (".py", ".toml", ".md", ".yml", ".yaml", ".txt", ".in", ".cfg", ".mako", "")
+_TEXTS = (".py", ".mjs", ".json", ".toml", ".md", ".yml", ".yaml", ".txt", ".in", ".cfg", ".mako", "")
 
 
 def test_no_path_of_a_machine_is_written_down() -> None:
@@ -157,6 +158,19 @@ def test_a_lock_holds_a_hash_for_everything_and_no_address(lock: str) -> None:
     for requirement in requirements:
         assert re.match(r"[\w.-]+==[\w.!+-]+ ", requirement), requirement.splitlines()[0]
         assert re.search(r"--hash=sha256:[0-9a-f]{64}\b", requirement), requirement.splitlines()[0]
+
+
+@pytest.mark.parametrize("lock", sorted(path for path in _tracked() if path.endswith("package-lock.json")))
+def test_a_lock_of_npm_s_holds_a_hash_for_everything_and_no_address(lock: str) -> None:
+    """npm looks for what it locks wherever it is told to, if the lock does not say where it came from."""
+    packages = json.loads((ROOT / lock).read_text())["packages"]
+    own = packages.pop("")
+    assert packages
+    for name, package in packages.items():
+        assert re.match(r"sha512-[\w+/]{86}==$", package["integrity"]), name
+        assert "resolved" not in package, f"{lock}: {name}: lock it with --omit-lockfile-registry-resolved"
+    for name, version in own["dependencies"].items():
+        assert version == packages[f"node_modules/{name}"]["version"], f"{lock}: {name} is not pinned"
 
 
 def test_what_runs_is_what_was_developed_with() -> None:

@@ -231,7 +231,9 @@ def test_a_record_of_an_answer_is_told_from_one_of_another_task() -> None:
     refused = {"kind": "UnknownModel", "field": "model_id", "reason": "there is no model", "limit": None}
     record.validate(written | {"result": {"value": None, "rejection": refused}})
     record.validate(written | {"status": "FAILURE", "result": {"exc_type": "WorkerLostError", "exc_message": ["…"]}})
-    for wrong in ({"status": "PENDING"}, {"result": {"value": {"deleted": "one"}, "rejection": None}}, {"result": []}):
+    other = {"value": {"deleted": "one"}, "rejection": None}
+    faults: list[dict[str, Any]] = [{"status": "PENDING"}, {"result": other}, {"result": []}]
+    for wrong in faults:
         assert not record.is_valid(written | wrong), wrong
 
 
@@ -241,12 +243,13 @@ def test_the_document_is_what_asyncapi_s_own_schema_asks_for() -> None:
         pytest.skip("AsyncAPI's schema is not there: make peers")
     official = Draft7Validator(json.loads(SPECIFICATION.read_text()))
     official.validate(ASYNCAPI)
-    for path, wrong in {
+    faults: dict[tuple[str, ...], Any] = {
         ("asyncapi",): "2.6.0",
         ("operations", names.UPDATES_SUBMIT, "action"): "publish",
         ("channels", names.UPDATES_QUEUE, "address"): 7,
         ("components", "messages", names.UPDATES_SUBMIT, "payload"): "an update",
-    }.items():
+    }
+    for path, wrong in faults.items():
         spoilt = copy.deepcopy(ASYNCAPI)
         place: Any = spoilt
         for step in path[:-1]:
