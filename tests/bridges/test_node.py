@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import subprocess
@@ -15,11 +16,14 @@ from uuid import UUID, uuid4
 import numpy as np
 import pytest
 import redis
+from safetensors.numpy import load_file
 
 from examples.node.__main__ import FOLDER, Participant, find_node
 from fedqueue import Client
+from fedqueue.blobs import blob_path
 from fedqueue.messages import ModelView, UpdateView
 from fedqueue.messages.names import CONTROL_QUEUE
+from fedqueue.signing import Signer
 from tests.debian_servers import rabbitmq_server, rabbitmqctl
 from tests.hubs import ROOT, RunningHub, environment, hub_running
 from tests.security.parties import Parties, variables_of
@@ -210,19 +214,69 @@ def test_a_hub_that_takes_signed_messages_alone_takes_its_and_answers_it(
             assert reason in worker.lines("message.refused")[-1]["reason"]
 
 
-def test_no_answer_is_believed_that_the_hub_has_not_signed(
-    node: str, valkey: Server, valkey_url: str, tmp_path: Path
+def unsigned(record: Mapping[str, Any], _parties: Parties) -> str:
+    return json.dumps(record)
+
+
+def by_a_stranger(record: Mapping[str, Any], parties: Parties) -> str:
+    return Signer(parties.party("stranger", trusted=False)).sign(record)
+
+
+def changed(record: Mapping[str, Any], parties: Parties) -> str:
+    packed = base64.b64decode(Signer(parties.party("hub")).sign(record))
+    return base64.b64encode(packed.replace(b"SUCCESS", b"FAILURE")).decode()
+
+
+def of_another_call(record: Mapping[str, Any], parties: Parties) -> str:
+    return Signer(parties.party("hub")).sign({**record, "task_id": str(uuid4())})
+
+
+@pytest.mark.parametrize(
+    ("forge", "says"),
+    [
+        (unsigned, "the answer is not signed by anybody who is believed"),
+        (by_a_stranger, "the answer is not signed by anybody who is believed"),
+        (changed, "the answer's signature is wrong"),
+        (of_another_call, "what lies where the answer to CALL belongs is another's"),
+    ],
+)
+def test_no_answer_is_believed_that_the_hub_has_not_signed_for_this_call(
+    node: str, valkey_url: str, tmp_path: Path, forge: Callable[[Mapping[str, Any], Parties], str], says: str
 ) -> None:
     """Whoever can write to the broker could answer in its place."""
     parties = Parties(tmp_path / "parties")
     site = variables_of(parties.party("site"))
+    record = {"status": "SUCCESS", "result": {"value": {}, "rejection": None}}
+    # Made before it starts: it reads the folder of those whom it believes once.
+    forged = forge(record | {"task_id": "CALL"}, parties)
     process = start(node, {"FEDQUEUE_BROKER_URL": valkey_url} | site)
     with redis.Redis.from_url(valkey_url) as broker:
         until(lambda: broker.llen(CONTROL_QUEUE))
         call = json.loads(broker.lindex(CONTROL_QUEUE, 0) or "")["headers"]["id"]
-        forged = {"status": "SUCCESS", "result": {"value": {}, "rejection": None}, "task_id": call}
-        broker.set(f"celery-task-meta-{call}", json.dumps(forged))
-        assert refusal_of(process) == "Error: the answer is not signed by anybody who is believed"
+        broker.set(f"celery-task-meta-{call}", forged)
+        assert refusal_of(process) == f"Error: {says.replace('CALL', call)}"
+
+
+def test_model_data_goes_into_a_hub_s_store_alone_and_leaves_nothing_beside_it(
+    node: str, hub: RunningHub, client: Client, tmp_path: Path
+) -> None:
+    """A store that is not mounted is no empty store: what was written there nobody would find."""
+    model = two_needed(client, "safetensors").model_id
+    endpoint = json.loads((hub.home / "endpoint.json").read_text())
+    broker = {"FEDQUEUE_BROKER_URL": endpoint["broker_url"]}
+    arguments = [*Participant("north", [1, 2, 4], 10).arguments(model), "--tensor"]
+    unmounted = refusal_of(start(node, broker | {"FEDQUEUE_STORE_URL": tmp_path.as_uri()}, *arguments))
+    assert unmounted.startswith("Error: no hub's store lies at ")
+    assert list(tmp_path.iterdir()) == []
+
+    for _ in range(2):
+        said_by(start(node, broker | {"FEDQUEUE_STORE_URL": endpoint["store_url"]}, *arguments))
+    store = Path(endpoint["store_url"].removeprefix("file://"))
+    # The one of docs/wire.md.
+    blob = blob_path(store, "c02cbb5888cd16f6fe0e10076032fb203d797a82e860e0d46e1155ad6a6c6540")
+    assert load_file(blob)["w"].tolist() == [1, 2, 4]
+    assert blob.stat().st_mode & 0o777 == 0o644
+    assert list((store / "staging").iterdir()) == []
 
 
 def test_the_example_says_what_came_of_it(node: str, tmp_path: Path) -> None:
