@@ -33,22 +33,25 @@ imports: setup
 unit: setup
 	$(bin)/python -m pytest -m "not wide" --numprocesses 3 --dist loadfile $(ARGS)
 
-# After a change of requirements/*.in. The locks hold hashes and no addresses, so stock pip installs them anywhere.
-locks: setup
+# Node.js comes in a wheel: nothing is installed outside this folder. Packages come from wherever npm is told to look.
+node_packages := examples/node/node_modules/.package-lock.json
+npm := PATH="$(CURDIR)/.peers/node/bin:$$PATH" npm --no-audit --no-fund --loglevel=error
+
+# After a change of requirements/*.in or a package.json. The locks hold hashes and no addresses: stock pip and npm install
+# them anywhere.
+locks: setup .peers/node/installed
 	$(bin)/uv pip compile --quiet --universal --generate-hashes --no-header --python-version 3.11 requirements/run.in --output-file requirements/run.txt
 	$(bin)/uv pip compile --quiet --universal --generate-hashes --no-header --python-version 3.11 requirements/dev.in --output-file requirements/dev.txt
 	$(bin)/uv pip compile --quiet --universal --generate-hashes --no-header --python-version 3.11 requirements/peers-flower.in --output-file requirements/peers-flower.txt
 	$(bin)/uv pip compile --quiet --universal --generate-hashes --no-header --python-version 3.11 requirements/peers-nvflare.in --output-file requirements/peers-nvflare.txt
 	$(bin)/uv pip compile --quiet --universal --generate-hashes --no-header --python-version 3.11 requirements/peers-fastapi.in --output-file requirements/peers-fastapi.txt
 	$(bin)/uv pip compile --quiet --universal --generate-hashes --no-header --python-version 3.11 requirements/peers-node.in --output-file requirements/peers-node.txt
+	$(npm) install --package-lock-only --omit-lockfile-registry-resolved --prefix requirements/peers-node
+	$(npm) install --package-lock-only --omit-lockfile-registry-resolved --prefix examples/node
 
 # After a change of fedqueue.messages: what docs/wire.md links to.
 wire: setup
 	$(bin)/python -m fedqueue.wire docs/wire
-
-# Node.js comes in a wheel: nothing is installed outside this folder. Packages come from wherever npm is told to look.
-node_packages := examples/node/node_modules/.package-lock.json
-npm_ci := PATH="$(CURDIR)/.peers/node/bin:$$PATH" npm ci --no-audit --no-fund --loglevel=error
 
 # What others do, each in an environment of its own: benchmarks/aggregation.py and benchmarks/events.py measure against it.
 peers: .peers/flower/installed .peers/nvflare/installed .peers/fastapi/installed $(node_packages) .peers/node/node_modules/.package-lock.json
@@ -59,13 +62,13 @@ peers: .peers/flower/installed .peers/nvflare/installed .peers/fastapi/installed
 	touch $@
 
 $(node_packages): examples/node/package-lock.json .peers/node/installed
-	$(npm_ci) --prefix examples/node
+	$(npm) ci --prefix examples/node
 	touch $@
 
 # The judge of docs/wire/asyncapi.json.
 .peers/node/node_modules/.package-lock.json: requirements/peers-node/package-lock.json .peers/node/installed
 	cp requirements/peers-node/package*.json .peers/node
-	$(npm_ci) --prefix .peers/node
+	$(npm) ci --prefix .peers/node
 	touch $@
 
 # Participants in Node.js, on a hub of their own.
