@@ -15,6 +15,7 @@ from inspect import isabstract
 from typing import Any, ClassVar, Protocol, TypeVar
 from uuid import UUID
 
+from connectors.deployment import Deployment
 from connectors.records import (
     ALL,
     AggregateResult,
@@ -194,6 +195,11 @@ class BaseMetadataConnector(ABC):
         Raises: DatabaseUnavailable, SchemaOutdated.
         """
 
+    @property
+    def deployment(self) -> Deployment | None:
+        """What others write into the same database, to be taken over; None: it is the hub's alone."""
+        return None
+
     # --- models and clients -----------------------------------------------------------------------
 
     @abstractmethod
@@ -326,7 +332,7 @@ class BaseMetadataConnector(ABC):
 
     @abstractmethod
     def add_model_update(self, update: ModelUpdate) -> ModelUpdate:
-        """Insert the update (its `id` is ignored).
+        """Insert the update (its `id` is ignored, unless a deployment's row of that id is what is taken over).
 
         Raises: AlreadyExists for a submission id that is taken; ModelDeleted.
         """

@@ -144,6 +144,7 @@ class Database(BaseMetadataConnector):
         session = self._session(method)
         try:
             with session.begin_nested():
+                self._place_beside(session, row)
                 session.add(row)
                 session.flush()
         except IntegrityError as error:
@@ -151,6 +152,10 @@ class Database(BaseMetadataConnector):
                 raise
             return None
         return row
+
+    def _place_beside(self, session: Session, row: Base) -> None:
+        """Before a row is inserted, in its savepoint: where somebody else's tables stand beside the hub's, the row that
+        means the same is written there first, and gives this one its id."""
 
     @contextmanager
     def _faults_named(self) -> Iterator[None]:

@@ -43,6 +43,7 @@ class Updates(Database):
         if is_deleted:
             raise ModelDeleted(update.model_id)
         row = ModelUpdateRow(
+            id=self._given_id(update),
             model_id=update.model_id,
             client_id=update.client_id,
             client_uuid=update.client_uuid,
@@ -242,6 +243,10 @@ class Updates(Database):
             self._guarded("return_model_updates", statement, 1)
 
     # --- for this part and the claims' ------------------------------------------------------------
+
+    def _given_id(self, update: ModelUpdate) -> int | None:  # noqa: ARG002  # a deployment's connector looks at it
+        """The row id that a new update has already; None: it gets one."""
+        return None
 
     def _updates(self, statement: Select[ModelUpdateRow, int | None]) -> list[ModelUpdate]:
         with self._reading() as session:

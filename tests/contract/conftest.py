@@ -11,7 +11,10 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from sqlalchemy import insert
 
+from connectors.django.connector import DjangoMetadataConnector
+from connectors.django.tables import METADATA, USERS
 from connectors.memory import InMemoryMetadataConnector
 from connectors.metadata import BaseMetadataConnector
 from connectors.records import AggregateResult, BlobRef, FederatedModel, ModelUpdate, Trust
@@ -21,13 +24,24 @@ from tests.debian_servers import rabbitmq_server
 from tests.servers import Server, valkey_server
 
 
-@pytest.fixture(params=["memory", "sqlite", "postgresql", pytest.param("mariadb", marks=pytest.mark.wide)])
+@pytest.fixture(
+    params=[
+        "memory",
+        "sqlite",
+        "postgresql",
+        "django-sqlite",
+        "django-postgresql",
+        pytest.param("mariadb", marks=pytest.mark.wide),
+    ]
+)
 def connector(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[BaseMetadataConnector]:
     """Every connector in turn, empty and migrated."""
     made: BaseMetadataConnector
     if request.param == "memory":
         made = InMemoryMetadataConnector()
         made.update_database()
+    elif request.param.startswith("django-"):
+        made = deployment_connector(request, tmp_path)
     else:
         made = SqlAlchemyMetadataConnector(migrated_url(request, tmp_path))
     yield made
@@ -48,10 +62,22 @@ def migrated_url(request: pytest.FixtureRequest, folder: Path) -> str:
 
 def database_url(request: pytest.FixtureRequest, folder: Path) -> str:
     """The URL of an empty database of the kind that the test's parameter names."""
-    if request.param == "sqlite":
+    kind = request.param.removeprefix("django-")
+    if kind == "sqlite":
         return f"sqlite:///{folder}/hub.db"
-    url: str = request.getfixturevalue(f"{request.param}_url".replace("postgresql", "postgres"))
+    url: str = request.getfixturevalue(f"{kind}_url".replace("postgresql", "postgres"))
     return url
+
+
+def deployment_connector(request: pytest.FixtureRequest, folder: Path) -> DjangoMetadataConnector:
+    """A hub beside an FMA deployment that has one user and nothing else; its media folder is where `World` has its
+    blobs."""
+    made = DjangoMetadataConnector(database_url(request, folder), media="/store")
+    with made.engine.begin() as connection:
+        METADATA.create_all(connection)
+        connection.execute(insert(USERS).values(username="admin", is_superuser=True, is_active=True))
+    made.update_database()
+    return made
 
 
 class World:

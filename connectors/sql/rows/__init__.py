@@ -12,6 +12,7 @@ from connectors.sql.rows.federated import (
     ModelUpdateRow,
     RoundRow,
 )
+from connectors.sql.rows.fma import FmaModelRow, FmaRefusedRow
 from connectors.sql.rows.limits import SubmissionRateRow
 from connectors.sql.rows.schema import SchemaStepRow
 from connectors.sql.rows.service import (
@@ -32,6 +33,8 @@ __all__ = [
     "DeadLetterRow",
     "FLKitSlotRow",
     "FederatedModelRow",
+    "FmaModelRow",
+    "FmaRefusedRow",
     "LogRow",
     "MetricRow",
     "ModelAggregateRow",
