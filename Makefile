@@ -46,6 +46,8 @@ locks: setup .peers/node/installed
 	$(bin)/uv pip compile --quiet --universal --generate-hashes --no-header --python-version 3.11 requirements/peers-nvflare.in --output-file requirements/peers-nvflare.txt
 	$(bin)/uv pip compile --quiet --universal --generate-hashes --no-header --python-version 3.11 requirements/peers-fastapi.in --output-file requirements/peers-fastapi.txt
 	$(bin)/uv pip compile --quiet --universal --generate-hashes --no-header --python-version 3.11 requirements/peers-node.in --output-file requirements/peers-node.txt
+	$(bin)/uv pip compile --quiet --universal --generate-hashes --no-header --python-version 3.11 requirements/peers-fma.in --output-file requirements/peers-fma.txt
+	$(bin)/uv pip compile --quiet --universal --generate-hashes --no-header --no-deps --python-version 3.11 requirements/peers-fma-alone.in --output-file requirements/peers-fma-alone.txt
 	$(npm) install --package-lock-only --omit-lockfile-registry-resolved --prefix requirements/peers-node
 	$(npm) install --package-lock-only --omit-lockfile-registry-resolved --prefix examples/node
 
@@ -54,7 +56,7 @@ wire: setup
 	$(bin)/python -m fedqueue.wire docs/wire
 
 # What others do, each in an environment of its own: benchmarks/aggregation.py and benchmarks/events.py measure against it.
-peers: .peers/flower/installed .peers/nvflare/installed .peers/fastapi/installed $(node_packages) .peers/node/node_modules/.package-lock.json
+peers: .peers/flower/installed .peers/nvflare/installed .peers/fastapi/installed $(node_packages) .peers/node/node_modules/.package-lock.json .peers/fma/installed
 
 .peers/%/installed: requirements/peers-%.txt
 	test -x .peers/$*/bin/python || $(PYTHON) -m venv .peers/$*
@@ -74,6 +76,13 @@ $(node_packages): examples/node/package-lock.json .peers/node/installed
 # Participants in Node.js, on a hub of their own.
 example-node: setup $(node_packages)
 	$(bin)/python -m examples.node $(ARGS)
+
+# FMA pins versions that no Python of today installs: it comes without what it asks for, which stands in the other file.
+.peers/fma/installed: requirements/peers-fma.txt requirements/peers-fma-alone.txt
+	test -x .peers/fma/bin/python || $(PYTHON) -m venv .peers/fma
+	.peers/fma/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements/peers-fma.txt
+	.peers/fma/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps --requirement requirements/peers-fma-alone.txt
+	touch $@
 
 # The full sizes want a quiet machine: some ten minutes and 12 GB of memory.
 benchmarks: setup peers

@@ -19,9 +19,9 @@ def database_url_in(home: Path) -> str:
     return f"sqlite:///{home / 'fedqueue.db'}"
 
 
-def store_url_in(home: Path) -> str:
-    """The blob store's URL."""
-    return (home / "store").as_uri()
+def store_url_in(home: Path, media: Path | None = None) -> str:
+    """The blob store's URL; inside the media folder of the deployment that the hub works beside."""
+    return (home / "store" if media is None else media / "fedqueue").as_uri()
 
 
 def socket_in(home: Path) -> Path:

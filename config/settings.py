@@ -22,6 +22,7 @@ from config.urls import (
     default_result_url,
     normalised_database_url,
 )
+from fedqueue.blobs import path_of
 
 PREFIX: Final = "FEDQUEUE_"
 
@@ -32,6 +33,12 @@ def _absolute(home: Path) -> Path:
     if any(character in "?#\n" for character in str(home)):
         raise ValueError("must not contain ?, # or a line break: the database's URL could not name a file in it")
     return home.expanduser().absolute()
+
+
+def _absolute_folder(folder: Path | None) -> Path | None:
+    if folder is not None and not folder.is_absolute():
+        raise ValueError(f"{folder} is not an absolute path")
+    return folder
 
 
 def _folders(value: Any) -> Any:
@@ -71,6 +78,18 @@ class Settings(BaseSettings):
         default_factory=lambda data: database_url_in(data["home"]),
         description="SQLite or PostgreSQL; by default a SQLite file in the home folder.",
     )
+    metadata_connector: Literal["sqlalchemy", "django"] = Field(
+        default="sqlalchemy",
+        description="django: the database is an FMA deployment's, and the hub works beside it: docs/fma.md.",
+    )
+    fma_media: Annotated[Path | None, AfterValidator(_absolute_folder)] = Field(
+        default=None, description="With django: the deployment's media folder (MEDIA_ROOT)."
+    )
+    fma_migrate_command: str | None = Field(
+        default=None,
+        min_length=1,
+        description="With django: what migrates the deployment's own tables first: python manage.py migrate",
+    )
     broker_url: Annotated[str, AfterValidator(check_broker_url)] = Field(
         default_factory=lambda data: broker_url_in(data["home"]),
         description="Redis or RabbitMQ; by default the private server that `python -m worker up` starts.",
@@ -80,8 +99,8 @@ class Settings(BaseSettings):
         description="Where answers wait for those who asked; by default the broker.",
     )
     store_url: Annotated[str, AfterValidator(check_store_url)] = Field(
-        default_factory=lambda data: store_url_in(data["home"]),
-        description="Where model data lies: file:///absolute/folder.",
+        default_factory=lambda data: store_url_in(data["home"], data.get("fma_media")),
+        description="Where model data lies: file:///absolute/folder; with django in the media folder.",
     )
     store_outside_roots: Annotated[tuple[Path, ...], BeforeValidator(_folders)] = Field(
         default=(),
@@ -253,6 +272,7 @@ class Settings(BaseSettings):
                 f"{PREFIX}RETRY_BASE_SECONDS ({self.retry_base_seconds:g}) must not exceed "
                 f"{PREFIX}RETRY_CAP_SECONDS ({self.retry_cap_seconds:g})"
             )
+        self._check_fma()
         signing = ("signing_key", "signing_certificate", "signing_trusted_certificates")
         missing = [PREFIX + name.upper() for name in signing if getattr(self, name) is None]
         if 0 < len(missing) < len(signing):
@@ -261,6 +281,23 @@ class Settings(BaseSettings):
         if (self.notify_task is None) != (self.notify_queue is None):
             raise ValueError(f"{PREFIX}NOTIFY_TASK and {PREFIX}NOTIFY_QUEUE belong together: set both or neither")
         return self
+
+    def _check_fma(self) -> None:
+        if self.metadata_connector != "django":
+            for name in ("fma_media", "fma_migrate_command"):
+                if getattr(self, name) is not None:
+                    raise ValueError(f"{PREFIX}{name.upper()} needs {PREFIX}METADATA_CONNECTOR=django")
+            return
+        if self.fma_media is None:
+            raise ValueError(
+                f"{PREFIX}METADATA_CONNECTOR=django needs {PREFIX}FMA_MEDIA: the deployment's rows name files in it"
+            )
+        if self.database_url.startswith("mariadb"):
+            raise ValueError(f"{PREFIX}DATABASE_URL: FMA works on SQLite or PostgreSQL, not on MariaDB")
+        if not path_of(self.store_url).is_relative_to(self.fma_media):
+            raise ValueError(
+                f"{PREFIX}STORE_URL must lie in {PREFIX}FMA_MEDIA ({self.fma_media}): the deployment serves its files"
+            )
 
     @property
     def visibility_timeout_seconds(self) -> float:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid5
 
 from connectors.records import BlobRef, FederatedModel, ModelAggregate, ModelArtifact, ModelUpdate, UpdateStatus
 
@@ -148,6 +148,10 @@ class Deployment(ABC):
         """
 
     @abstractmethod
+    def adopt_update(self, row_id: int, update: ModelUpdate) -> ModelUpdate:
+        """`add_model_update` for what came in as FMA's row of that id. Raises: AlreadyExists, ModelDeleted."""
+
+    @abstractmethod
     def adopt_used_update(self, found: FoundUpdate, data: BlobRef) -> ModelUpdate:
         """The hub's row of an update that FMA has used: COMPLETE, its bytes not kept. Raises: AlreadyExists."""
 
@@ -158,3 +162,8 @@ class Deployment(ABC):
     @abstractmethod
     def refuse(self, kind: Kind, row_id: int, reason: str) -> bool:
         """Look at that row no more; False if that was said before."""
+
+
+def submission_id_of(model_uuid: UUID, update_id: int) -> UUID:
+    """The id under which FMA's update of that id is submitted, by whoever finds it: so it is taken over once."""
+    return uuid5(model_uuid, f"fma update {update_id}")

@@ -332,7 +332,7 @@ class BaseMetadataConnector(ABC):
 
     @abstractmethod
     def add_model_update(self, update: ModelUpdate) -> ModelUpdate:
-        """Insert the update (its `id` is ignored, unless a deployment's row of that id is what is taken over).
+        """Insert the update (its `id` is ignored).
 
         Raises: AlreadyExists for a submission id that is taken; ModelDeleted.
         """

@@ -9,6 +9,7 @@ from tasks.base import hint, hub_task, tell_others
 from tasks.domain.models import find_model
 from tasks.domain.rounds import run_round
 from tasks.domain.silence import end_silent_runs
+from tasks.domain.takeover import describe, take_over
 from tasks.hub import Hub
 
 _log = structlog.get_logger(__name__)
@@ -37,8 +38,12 @@ def aggregate(hub: Hub, message: AggregateRound) -> RoundView:
 def poll(hub: Hub, message: PollRounds) -> RoundView:  # noqa: ARG001  # it carries nothing
     """A hint for every model that has something to do: updates waiting, or left behind by a dead worker.
 
-    Runs that have been silent for too long end in ERROR by the way.
+    What has come into an FMA deployment by its own API is taken over first; and runs that have been silent for too long
+    end in ERROR by the way.
     """
+    taken = take_over(hub, seconds=hub.settings.task_soft_time_limit_seconds / 4)
+    if taken:
+        _log.info("deployment.taken_over", taken=describe(taken.counts), refused=taken.refused)
     ended = end_silent_runs(hub)
     if ended:
         _log.warning("run.silent", ended=ended)

@@ -120,6 +120,15 @@ def build_hub(settings: Settings, app: HubCelery) -> Hub:
 
 def build_metadata(settings: Settings) -> SqlAlchemyMetadataConnector:
     """The metadata connector, connected lazily."""
+    if settings.fma_media is not None:
+        from connectors.django.connector import DjangoMetadataConnector
+
+        return DjangoMetadataConnector(
+            settings.database_url,
+            media=settings.fma_media,
+            migrate_command=settings.fma_migrate_command,
+            pool_size=settings.database_pool_size,
+        )
     from connectors.sql.connector import SqlAlchemyMetadataConnector
 
     if settings.database_url.startswith("sqlite"):
@@ -140,9 +149,11 @@ def build_model_data(settings: Settings, metadata: BaseMetadataConnector) -> Bas
         max_unpacked_ratio=settings.max_unpacked_ratio,
         ratio_free_bytes=int(settings.ratio_free_bytes),
     )
+    # What FMA's API has stored is read there, and copied into the store like any other submission.
+    media = () if settings.fma_media is None else (settings.fma_media,)
     return FileModelDataConnector(
         settings.store_url,
-        outside_roots=settings.store_outside_roots,
+        outside_roots=(*settings.store_outside_roots, *media),
         limits=limits,
         named=metadata.pull_newest_digests,
     )

@@ -53,6 +53,9 @@ from connectors.sql.rows.base import now
 from connectors.storage.places import as_root
 from fedqueue.blobs import path_of
 
+# Rows whose ids are FMA's. A client has none there but its UUID.
+_SAME_ID: Final = (FederatedModelRow, ModelUpdateRow, ModelAggregateRow, ModelArtifactRow, ClientAggregateScoreRow)
+
 _STATUS: Final = (
     select(case(*((ModelUpdateRow.status == status, number) for status, number in STATUS_NUMBERS.items())))
     .where(ModelUpdateRow.id == UPDATES.c.id)
@@ -90,13 +93,6 @@ class Beside(SqlAlchemyMetadataConnector):
         return deleted
 
     # --- updates: each transition with FMA's number for it ------------------------------------------
-
-    def add_model_update(self, update: ModelUpdate) -> ModelUpdate:
-        """Insert the update. One with an `id` is a row of FMA's that came in by its API."""
-        added = super().add_model_update(update)
-        if update.id:
-            self._mirror([added.id])
-        return added
 
     def register_model_updates_for_aggregation(
         self, model_updates: Sequence[ModelUpdate], *, claim: Claim | None = None
@@ -181,29 +177,29 @@ class Beside(SqlAlchemyMetadataConnector):
 
     # --- FMA's rows -------------------------------------------------------------------------------
 
-    def _given_id(self, update: ModelUpdate) -> int | None:
-        return update.id or None
-
     def _place_beside(self, session: Session, row: Base) -> None:
         """FMA's row of a new one of the hub's, and its id; one that has an id already is of FMA's making."""
-        match row:
-            case ClientRow():
-                _insert_once(session, CLIENTS, uuid=row.uuid)
-            case ModelClientRow():
-                uuid = _uuid_of(session, row.client_id)
-                _insert_once(session, REGISTRATIONS, federatedmodel_id=row.model_id, client_id=uuid)
-            case FederatedModelRow() if row.id is None:
-                row.id = insert_model(session, vars(row), _developer(session, row.user_id))
-            case ModelUpdateRow() if row.id is None:
-                row.id = self._insert_update(session, row)
-            case ModelAggregateRow() if row.id is None:
-                row.id = add_node(session, row.model_id, row.parent_id, self._path(row.data_uri))
-            case ModelArtifactRow() if row.id is None:
-                row.id = self._insert_artifact(session, row)
-            case ClientAggregateScoreRow() if row.id is None:
-                row.id = _insert_score(session, row)
+        if isinstance(row, ClientRow):
+            _insert_once(session, CLIENTS, uuid=row.uuid)
+        elif isinstance(row, ModelClientRow):
+            uuid = _uuid_of(session, row.client_id)
+            _insert_once(session, REGISTRATIONS, federatedmodel_id=row.model_id, client_id=uuid)
+        elif isinstance(row, _SAME_ID) and not row.id:
+            row.id = self._theirs(session, row)
 
-    def _insert_update(self, session: Session, row: ModelUpdateRow) -> int:
+    def _theirs(self, session: Session, row: Base) -> int:
+        if isinstance(row, FederatedModelRow):
+            return insert_model(session, vars(row), _developer(session, row.user_id))
+        if isinstance(row, ModelUpdateRow):
+            return self._insert_theirs_of_update(session, row)
+        if isinstance(row, ModelAggregateRow):
+            return add_node(session, row.model_id, row.parent_id, self._path(row.data_uri))
+        if isinstance(row, ModelArtifactRow):
+            return self._insert_theirs_of_artifact(session, row)
+        assert isinstance(row, ClientAggregateScoreRow)
+        return _insert_score(session, row)
+
+    def _insert_theirs_of_update(self, session: Session, row: ModelUpdateRow) -> int:
         if row.client_id is None or row.data_uri is None:
             # FMA's row would need a client and a file; and a client's id is its password there.
             return _take_number(session, UPDATES)
@@ -218,7 +214,7 @@ class Beside(SqlAlchemyMetadataConnector):
         update_id: int = session.execute(statement.returning(UPDATES.c.id)).scalar_one()
         return update_id
 
-    def _insert_artifact(self, session: Session, row: ModelArtifactRow) -> int:
+    def _insert_theirs_of_artifact(self, session: Session, row: ModelArtifactRow) -> int:
         statement = insert(ARTIFACTS).values(
             # A dictionary: FMA calls a column `values`.
             {
@@ -291,9 +287,8 @@ def _developer(session: Session, user_id: str | None) -> int:
 def _take_number(session: Session, table: Table) -> int:
     """An id of FMA's that no row of its will have."""
     if session.get_bind().dialect.name == "postgresql":
-        named = {"table": f'"{table.name}"'}
-        number: int = session.execute(text("SELECT nextval(pg_get_serial_sequence(:table, 'id'))"), named).scalar_one()
-        return number
+        sequence = text("SELECT nextval(pg_get_serial_sequence(:table, 'id'))")
+        return int(session.execute(sequence, {"table": f'"{table.name}"'}).scalar_one())
     named = {"table": table.name}
     counted = text("UPDATE sqlite_sequence SET seq = seq + 1 WHERE name = :table RETURNING seq")
     taken = session.execute(counted, named).scalar()

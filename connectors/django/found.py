@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
-from uuid import NAMESPACE_URL, UUID, uuid5
+from uuid import NAMESPACE_URL, uuid5
 
 from sqlalchemy import Row, Select, func, select
 
@@ -83,11 +83,6 @@ def to_found_update(row: Row[Any], media: Path) -> FoundUpdate:
 def to_found_score(row: Row[Any]) -> FoundScore:
     """A score as FMA's row stands."""
     return FoundScore(row.id, row.federated_model_id, row.aggregate_id, row.client_id, row.validation_results)
-
-
-def submission_id_of(model_uuid: UUID, update_id: int) -> UUID:
-    """The id under which one of FMA's updates is submitted, by whoever finds it."""
-    return uuid5(model_uuid, f"fma update {update_id}")
 
 
 def _uri(media: Path, path: str) -> str:

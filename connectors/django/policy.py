@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from sqlalchemy import Row, insert, select, update
+from sqlalchemy import Row, Select, insert, select, update
 from sqlalchemy.orm import Session
 
 from connectors.django.tables import MODELS, SCHEDULES
@@ -29,10 +29,12 @@ _SHARED: Final = (
 )
 _FOREVER, _PAUSED = -1, 0  # a schedule's repeats
 
-FOUND: Final = select(
+FOUND: Final[Select[Any]] = select(
     *(MODELS.c[name] for name in ("id", "created_on", "developer_id", "scheduler_id", *_SHARED)), SCHEDULES.c.repeats
 ).outerjoin(SCHEDULES, SCHEDULES.c.id == MODELS.c.scheduler_id)
-_COMPARED: Final = FOUND.add_columns(FmaModelRow.seen).outerjoin(FmaModelRow, FmaModelRow.model_id == MODELS.c.id)
+_COMPARED: Final[Select[Any]] = FOUND.add_columns(FmaModelRow.seen).outerjoin(
+    FmaModelRow, FmaModelRow.model_id == MODELS.c.id
+)
 
 
 def policy_of(row: Row[Any]) -> dict[str, Any]:

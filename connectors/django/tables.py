@@ -107,8 +107,7 @@ def _to(table: str, column: str = "id") -> ForeignKey:
     return ForeignKey(f"{table}.{column}", deferrable=True, initially="DEFERRED", use_alter=table.endswith("artifact"))
 
 
-# sqlite_autoincrement: an id that was given once is never given again, which the hub's rows rely on.
-_COUNTED: Final = {"sqlite_autoincrement": True}
+# sqlite_autoincrement, as Django has it: an id that was given once is never given again, which the hub's rows rely on.
 
 USERS: Final = Table(
     "auth_user",
@@ -117,7 +116,7 @@ USERS: Final = Table(
     Column("username", String(150), nullable=False, unique=True),
     Column("is_superuser", Boolean, nullable=False),
     Column("is_active", Boolean, nullable=False),
-    **_COUNTED,
+    sqlite_autoincrement=True,
 )
 
 SCHEDULES: Final = Table(
@@ -125,7 +124,7 @@ SCHEDULES: Final = Table(
     METADATA,
     Column("id", Integer, primary_key=True, autoincrement=True),
     Column("repeats", Integer, nullable=False),
-    **_COUNTED,
+    sqlite_autoincrement=True,
 )
 
 CLIENTS: Final = Table("fma_django_client", METADATA, Column("uuid", _UUID, primary_key=True))
@@ -146,7 +145,7 @@ MODELS: Final = Table(
     Column("current_artifact_id", BigInteger, _to("fma_django_modelartifact"), unique=True),
     Column("developer_id", Integer, _to("auth_user"), nullable=False),
     Column("scheduler_id", Integer, _to("django_q_schedule"), unique=True),
-    **_COUNTED,
+    sqlite_autoincrement=True,
 )
 
 REGISTRATIONS: Final = Table(
@@ -156,7 +155,7 @@ REGISTRATIONS: Final = Table(
     Column("federatedmodel_id", BigInteger, _to("fma_django_federatedmodel"), nullable=False),
     Column("client_id", _UUID, _to("fma_django_client", "uuid"), nullable=False),
     UniqueConstraint("federatedmodel_id", "client_id"),
-    **_COUNTED,
+    sqlite_autoincrement=True,
 )
 
 AGGREGATES: Final = Table(
@@ -172,7 +171,7 @@ AGGREGATES: Final = Table(
     Column("level", Integer, nullable=False),
     Column("federated_model_id", BigInteger, _to("fma_django_federatedmodel"), nullable=False),
     Column("parent_id", BigInteger, _to("fma_django_modelaggregate")),
-    **_COUNTED,
+    sqlite_autoincrement=True,
 )
 
 UPDATES: Final = Table(
@@ -186,7 +185,7 @@ UPDATES: Final = Table(
     Column("base_aggregate_id", BigInteger, _to("fma_django_modelaggregate")),
     Column("client_id", _UUID, _to("fma_django_client", "uuid"), nullable=False),
     Column("federated_model_id", BigInteger, _to("fma_django_federatedmodel"), nullable=False),
-    **_COUNTED,
+    sqlite_autoincrement=True,
 )
 
 ARTIFACTS: Final = Table(
@@ -198,7 +197,7 @@ ARTIFACTS: Final = Table(
     Column("created_on", DjangoDateTime, nullable=False),
     Column("federated_model_id", BigInteger, _to("fma_django_federatedmodel"), nullable=False),
     UniqueConstraint("federated_model_id", "version", name="unique version to model"),
-    **_COUNTED,
+    sqlite_autoincrement=True,
 )
 
 SCORES: Final = Table(
@@ -210,5 +209,5 @@ SCORES: Final = Table(
     Column("aggregate_id", BigInteger, _to("fma_django_modelaggregate")),
     Column("client_id", _UUID, _to("fma_django_client", "uuid"), nullable=False),
     UniqueConstraint("aggregate_id", "client_id"),
-    **_COUNTED,
+    sqlite_autoincrement=True,
 )

@@ -15,6 +15,7 @@ from connectors.deployment import (
     FoundScore,
     FoundUpdate,
     Kind,
+    submission_id_of,
 )
 from connectors.django.beside import Beside
 from connectors.django.found import (
@@ -23,7 +24,6 @@ from connectors.django.found import (
     MODELS_FOUND,
     SCORES_FOUND,
     UPDATES_FOUND,
-    submission_id_of,
     to_found_aggregate,
     to_found_artifact,
     to_found_model,
@@ -218,6 +218,11 @@ class Takeover(Beside, Deployment):
         )
         self._adopt("adopt_aggregate", row, found.id)
         return to_aggregate(row)
+
+    def adopt_update(self, row_id: int, update: ModelUpdate) -> ModelUpdate:
+        added = self._insert_update(update, row_id)
+        self._mirror([row_id])
+        return added
 
     def adopt_used_update(self, found: FoundUpdate, data: BlobRef) -> ModelUpdate:
         session = self._session("adopt_used_update")

@@ -32,6 +32,10 @@ class Updates(Database):
     """The connector's part for updates."""
 
     def add_model_update(self, update: ModelUpdate) -> ModelUpdate:
+        return self._insert_update(update, None)
+
+    def _insert_update(self, update: ModelUpdate, row_id: int | None) -> ModelUpdate:
+        """The update as a new row, of that id; None: the database gives it one."""
         session = self._session("add_model_update")
         held = held_models(session).get(update.model_id)
         if held is None:
@@ -43,7 +47,7 @@ class Updates(Database):
         if is_deleted:
             raise ModelDeleted(update.model_id)
         row = ModelUpdateRow(
-            id=self._given_id(update),
+            id=row_id,
             model_id=update.model_id,
             client_id=update.client_id,
             client_uuid=update.client_uuid,
@@ -243,10 +247,6 @@ class Updates(Database):
             self._guarded("return_model_updates", statement, 1)
 
     # --- for this part and the claims' ------------------------------------------------------------
-
-    def _given_id(self, update: ModelUpdate) -> int | None:  # noqa: ARG002  # a deployment's connector looks at it
-        """The row id that a new update has already; None: it gets one."""
-        return None
 
     def _updates(self, statement: Select[ModelUpdateRow, int | None]) -> list[ModelUpdate]:
         with self._reading() as session:

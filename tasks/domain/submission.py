@@ -59,9 +59,10 @@ class _Intake:
     reason: str | None = None
 
 
-def submit_update(hub: Hub, message: SubmitModelUpdate) -> Submission:
+def submit_update(hub: Hub, message: SubmitModelUpdate, row_id: int | None = None) -> Submission:
     """The update as a row: PENDING if it may count, INVALID with the reason if not; a repeat gets the first answer.
 
+    `row_id`: the row by which it came into the deployment that the hub works beside.
     Raises: UnknownModel, ModelIsOver, UnknownAggregate, SubmissionReused, LimitExceeded.
     """
     payload_digest = digest_of_payload(message)
@@ -74,7 +75,7 @@ def submit_update(hub: Hub, message: SubmitModelUpdate) -> Submission:
     try:
         check_room(hub, model, client)
         intake = _take_in(hub, model, client, message)
-        return Submission(hub.metadata.transact(lambda _: _insert(hub, message, payload_digest, intake)), False)
+        return Submission(hub.metadata.transact(lambda _: _insert(hub, message, payload_digest, intake, row_id)), False)
     except AlreadyExists:  # the same submission, at the same moment, in another worker
         repeated = _answered_before(hub, message, payload_digest)
         assert repeated is not None
@@ -107,7 +108,9 @@ def _check_open(model: FederatedModel) -> None:
         raise ModelIsOver(model)
 
 
-def _insert(hub: Hub, message: SubmitModelUpdate, payload_digest: str, intake: _Intake) -> ModelUpdate:
+def _insert(
+    hub: Hub, message: SubmitModelUpdate, payload_digest: str, intake: _Intake, row_id: int | None
+) -> ModelUpdate:
     """Write the update down, judged by the model as it stands now, under its lock."""
     metadata = hub.metadata
     model = lock_model(hub, message.model_id)
@@ -129,7 +132,8 @@ def _insert(hub: Hub, message: SubmitModelUpdate, payload_digest: str, intake: _
         hub.model_data.hold(intake.blob)
     if code is None and model.tensors is None:
         metadata.change_federated_model(model, {"tensors": intake.tensors})
-    update = metadata.add_model_update(
+    update = _add(
+        hub,
         ModelUpdate(
             id=0,
             model_id=model.id,
@@ -146,7 +150,8 @@ def _insert(hub: Hub, message: SubmitModelUpdate, payload_digest: str, intake: _
             metrics=message.metrics,
             num_steps=message.num_steps,
             loss=message.loss,
-        )
+        ),
+        row_id,
     )
     if client is not None and code is None:
         metadata.add_logs([result_received(model, client, update)])
@@ -155,6 +160,14 @@ def _insert(hub: Hub, message: SubmitModelUpdate, payload_digest: str, intake: _
         metadata.add_logs([update_quarantined(model, update, code, reason or "", trust_id=trust_id)])
         tell_quarantined(hub, model, update, code, reason or "")
     return update
+
+
+def _add(hub: Hub, update: ModelUpdate, row_id: int | None) -> ModelUpdate:
+    if row_id is None:
+        return hub.metadata.add_model_update(update)
+    deployment = hub.metadata.deployment
+    assert deployment is not None, "only a deployment has rows that the hub did not write"
+    return deployment.adopt_update(row_id, update)
 
 
 def _judge(
