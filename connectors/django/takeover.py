@@ -174,11 +174,16 @@ class Takeover(Beside, Deployment):
         return to_model(row)
 
     def adopt_artifact(self, found: FoundArtifact, data: BlobRef) -> ModelArtifact:
+        session = self._session("adopt_artifact")
+        # FMA publishes an aggregate by naming its file.
+        published = select(ModelAggregateRow.id).where(
+            ModelAggregateRow.model_id == found.model_id, ModelAggregateRow.data_digest == data.digest
+        )
         row = ModelArtifactRow(
             id=found.id,
             model_id=found.model_id,
             version=found.version,
-            aggregate_id=None,
+            aggregate_id=session.scalar(published.order_by(ModelAggregateRow.number.desc()).limit(1)),
             data_uri=data.uri,
             data_digest=data.digest,
             data_size=data.size_bytes,

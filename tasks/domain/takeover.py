@@ -1,8 +1,8 @@
 """Taking over what came into an FMA deployment by its own API (docs/decisions/0009).
 
 The hub's tables stand beside FMA's, and FMA's clients know nothing of the hub: every poll looks for rows of FMA's
-that the hub has none for, and gives them one by the hub's own rules. An update is submitted like any other; what FMA had done
-before the hub came is kept as history. What can't be taken over is refused once, with a dead letter.
+that the hub has none for, and gives them one by the hub's own rules. An update is submitted like any other. What FMA
+had done before the hub came is kept as history. What can't be taken over is refused once, with a dead letter.
 """
 
 from __future__ import annotations
