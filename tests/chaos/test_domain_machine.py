@@ -29,6 +29,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from connectors.django.connector import DjangoMetadataConnector
 from connectors.memory import InMemoryMetadataConnector
 from connectors.metadata import BaseMetadataConnector
 from connectors.records import UpdateStatus
@@ -44,6 +45,7 @@ from tests.chaos.facts import Facts, read_facts
 from tests.chaos.invariants import violations
 from tests.chaos.machine_grounds import migrated
 from tests.chaos.machine_rows import rows_in
+from tests.deployments import disagreements, new_deployment
 
 # An example on a file takes ten times as long as one in memory.
 SHORT_FORM = 80
@@ -290,9 +292,25 @@ class RoundsInSqlite(Rounds):
             file.commit()
 
 
+class RoundsBesideFma(RoundsInSqlite):
+    """Over the same file with FMA's tables in it, which must never say anything else."""
+
+    def connect(self) -> BaseMetadataConnector:
+        shutil.copy(migrated(), self.folder / "hub.db")
+        return new_deployment(f"sqlite:///{self.folder}/hub.db", self.folder)
+
+    @invariant()
+    def agrees(self) -> None:
+        assert isinstance(self.metadata, DjangoMetadataConnector)
+        assert disagreements(self.metadata.engine) == []
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize(("machine", "examples"), [(RoundsInMemory, EXAMPLES), (RoundsInSqlite, EXAMPLES * 2 // 5)])
+@pytest.mark.parametrize(
+    ("machine", "examples"),
+    [(RoundsInMemory, EXAMPLES), (RoundsInSqlite, EXAMPLES * 2 // 5), (RoundsBesideFma, EXAMPLES // 4)],
+)
 def test_no_order_of_events_breaks_an_invariant(machine: type[Rounds], examples: int) -> None:
     _reached.clear()
     run_state_machine_as_test(

@@ -11,16 +11,15 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from sqlalchemy import insert
 
 from connectors.django.connector import DjangoMetadataConnector
-from connectors.django.tables import METADATA, USERS
 from connectors.memory import InMemoryMetadataConnector
 from connectors.metadata import BaseMetadataConnector
 from connectors.records import AggregateResult, BlobRef, FederatedModel, ModelUpdate, Trust
 from connectors.sql.connector import SqlAlchemyMetadataConnector
 from tests.contract.waiting_bench import OTHERS, Bench
 from tests.debian_servers import rabbitmq_server
+from tests.deployments import disagreements, new_deployment
 from tests.servers import Server, valkey_server
 
 
@@ -41,10 +40,14 @@ def connector(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[BaseMe
         made = InMemoryMetadataConnector()
         made.update_database()
     elif request.param.startswith("django-"):
-        made = deployment_connector(request, tmp_path)
+        # Its media folder is where `World` has its blobs.
+        made = new_deployment(database_url(request, tmp_path), "/store")
     else:
         made = SqlAlchemyMetadataConnector(migrated_url(request, tmp_path))
     yield made
+    if isinstance(made, DjangoMetadataConnector):
+        # Whatever the test was about: FMA's clients see the same as the hub's.
+        assert disagreements(made.engine) == []
     made.close()
 
 
@@ -67,17 +70,6 @@ def database_url(request: pytest.FixtureRequest, folder: Path) -> str:
         return f"sqlite:///{folder}/hub.db"
     url: str = request.getfixturevalue(f"{kind}_url".replace("postgresql", "postgres"))
     return url
-
-
-def deployment_connector(request: pytest.FixtureRequest, folder: Path) -> DjangoMetadataConnector:
-    """A hub beside an FMA deployment that has one user and nothing else; its media folder is where `World` has its
-    blobs."""
-    made = DjangoMetadataConnector(database_url(request, folder), media="/store")
-    with made.engine.begin() as connection:
-        METADATA.create_all(connection)
-        connection.execute(insert(USERS).values(username="admin", is_superuser=True, is_active=True))
-    made.update_database()
-    return made
 
 
 class World:
