@@ -4,7 +4,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 ARGS ?=
 bin := .venv/bin
 
-.PHONY: demo test setup lint types imports unit locks wire peers example-node benchmarks-smoke benchmarks chaos fuzz clean
+.PHONY: demo test setup lint types imports unit locks wire peers example-node example-fma benchmarks-smoke benchmarks chaos fuzz clean
 
 demo: setup
 	$(bin)/python -m worker demo $(ARGS)
@@ -83,6 +83,10 @@ example-node: setup $(node_packages)
 	.peers/fma/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements/peers-fma.txt
 	.peers/fma/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps --requirement requirements/peers-fma-alone.txt
 	touch $@
+
+# The hub takes over a real FMA deployment, whose clients notice nothing.
+example-fma: setup .peers/fma/installed
+	$(bin)/python -m examples.fma $(ARGS)
 
 # The full sizes want a quiet machine: some ten minutes and 12 GB of memory.
 benchmarks: setup peers

@@ -39,30 +39,34 @@ def disagreements(engine: Engine) -> list[str]:
     return found
 
 
+# The hub keeps the rows of a model that was deleted in FMA.
+_GONE = "SELECT id FROM federated_model WHERE deleted AND id NOT IN (SELECT id FROM fma_django_federatedmodel)"
 _NUMBER = "CASE u.status " + " ".join(f"WHEN '{s}' THEN {n}" for s, n in STATUS_NUMBERS.items()) + " END"
 _SAME = (
-    ("models", "SELECT id FROM federated_model", "SELECT id FROM fma_django_federatedmodel"),
+    ("models", f"SELECT id FROM federated_model WHERE id NOT IN ({_GONE})", "SELECT id FROM fma_django_federatedmodel"),
     (
         "registrations",
-        "SELECT m.model_id, c.uuid FROM model_client m JOIN client c ON c.id = m.client_id",
+        f"SELECT m.model_id, c.uuid FROM model_client m JOIN client c ON c.id = m.client_id "
+        f"WHERE m.model_id NOT IN ({_GONE})",
         "SELECT federatedmodel_id, client_id FROM fma_django_federatedmodel_clients",
     ),
     (
         "updates",
-        # Whoever is no client, or sent nothing that could be kept, has no place in FMA's table.
+        # A stranger's, or one without data, has no place in FMA's table, unless it came in by that.
         f"SELECT u.id, u.model_id, u.client_uuid, {_NUMBER}, u.base_aggregate_id, u.applied_aggregate_id "
-        "FROM model_update u WHERE u.client_id IS NOT NULL AND u.data_uri IS NOT NULL",
+        f"FROM model_update u WHERE u.model_id NOT IN ({_GONE}) AND "
+        "(u.client_id IS NOT NULL AND u.data_uri IS NOT NULL OR u.id IN (SELECT id FROM fma_django_modelupdate))",
         "SELECT id, federated_model_id, client_id, status, base_aggregate_id, applied_aggregate_id "
         "FROM fma_django_modelupdate",
     ),
     (
         "aggregates",
-        "SELECT id, model_id, parent_id, validation_score FROM model_aggregate",
+        f"SELECT id, model_id, parent_id, validation_score FROM model_aggregate WHERE model_id NOT IN ({_GONE})",
         "SELECT id, federated_model_id, parent_id, validation_score FROM fma_django_modelaggregate",
     ),
     (
         "artifacts",
-        "SELECT id, model_id, version FROM model_artifact",
+        f"SELECT id, model_id, version FROM model_artifact WHERE model_id NOT IN ({_GONE})",
         "SELECT id, federated_model_id, version FROM fma_django_modelartifact",
     ),
     (

@@ -278,7 +278,7 @@ def _developer(session: Session, user_id: str | None) -> int:
     """The user of that name, else the deployment's first superuser: every model of FMA's is somebody's."""
     is_named = USERS.c.username == (user_id or "")
     statement = select(USERS.c.id).where(USERS.c.is_active, is_named | USERS.c.is_superuser)
-    found = session.scalar(statement.order_by(is_named.desc(), USERS.c.id).limit(1))
+    found: int | None = session.scalar(statement.order_by(is_named.desc(), USERS.c.id).limit(1))
     if found is None:
         raise NoDeveloper(user_id)
     return found

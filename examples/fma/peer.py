@@ -40,6 +40,7 @@ class FmaDeployment:
             "PYTHONPATH": str(ROOT),
             "FMA_HOME": str(home),
             "DJANGO_SETTINGS_MODULE": f"{_PACKAGE}.settings",
+            "FMA_SETTINGS_MODULE": f"{_PACKAGE}.settings",
             "PYTHONWARNINGS": "ignore",  # django-q speaks of its scheduler, which does not run
         }
         if database is not None:
@@ -79,6 +80,10 @@ class FmaDeployment:
     def developer(self, name: str = "developer") -> str:
         """The API token of its developer, new if unknown."""
         return self.run(f"{_PACKAGE}.developer", name)
+
+    def aggregate(self, model_id: int, *options: str) -> str:
+        """One run of FMA's own aggregation; the aggregate's id, or null."""
+        return self.run(f"{_PACKAGE}.service", str(model_id), *options)
 
     def rebuild(self) -> Any:
         """What django-mptt's own rebuild found to change: `{"aggregates": …, "changed": […], "deepest": …}`."""

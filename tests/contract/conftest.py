@@ -29,7 +29,7 @@ from tests.servers import Server, valkey_server
         "sqlite",
         "postgresql",
         "django-sqlite",
-        "django-postgresql",
+        pytest.param("django-postgresql", marks=pytest.mark.wide),
         pytest.param("mariadb", marks=pytest.mark.wide),
     ]
 )

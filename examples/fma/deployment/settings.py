@@ -51,3 +51,10 @@ REST_FRAMEWORK = {
 IS_LOCAL_DEPLOYMENT = True
 TAGS: dict[str, str] = {}
 Q_CLUSTER = {"name": "fma", "orm": "default", "workers": 1}
+
+# FMA's own aggregation, which the hub takes the place of: FMA_SETTINGS_MODULE names this file as well.
+INSTALLED_PACKAGES = ["fma_django_connectors"]
+AGGREGATOR_SETTINGS = {
+    "aggregator_connector_type": "DjangoAggConnector",
+    "metadata_connector": {"type": "DjangoMetadataConnector"},
+}
