@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from celery import Celery
@@ -136,8 +137,13 @@ def build_metadata(settings: Settings) -> SqlAlchemyMetadataConnector:
     return SqlAlchemyMetadataConnector(settings.database_url, pool_size=settings.database_pool_size)
 
 
-def build_model_data(settings: Settings, metadata: BaseMetadataConnector) -> BaseModelDataConnector:
-    """The model data connector. What the metadata connector knows of tells a store that is away from a new one."""
+def build_model_data(
+    settings: Settings, metadata: BaseMetadataConnector, *, outside: Sequence[Path] = ()
+) -> BaseModelDataConnector:
+    """The model data connector; `outside`: more folders that files are taken in from.
+
+    What the metadata connector knows of tells a store that is away from a new one.
+    """
     from connectors.storage.file_connector import FileModelDataConnector
     from connectors.storage.limits import Limits
 
@@ -153,7 +159,7 @@ def build_model_data(settings: Settings, metadata: BaseMetadataConnector) -> Bas
     media = () if settings.fma_media is None else (settings.fma_media,)
     return FileModelDataConnector(
         settings.store_url,
-        outside_roots=(*settings.store_outside_roots, *media),
+        outside_roots=(*settings.store_outside_roots, *media, *outside),
         limits=limits,
         named=metadata.pull_newest_digests,
     )

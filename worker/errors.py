@@ -44,6 +44,16 @@ class BackupRefused(ProcessError):
     """A backup that can't be taken, or brought back, as asked."""
 
 
+class ImportRefused(ProcessError):
+    """A model of an FMA deployment that can't be imported: nothing of it was written."""
+
+    def __init__(self, what: str, field: str, rule: str) -> None:
+        super().__init__(f"{what}: {field}: {rule}")
+        self.what = what
+        self.field = field
+        self.rule = rule
+
+
 class PlaceRefused(ProcessError):
     """A folder for private things is not private."""
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from config.errors import ConfigurationError
@@ -76,8 +77,10 @@ def model_named(metadata: BaseMetadataConnector, named: str) -> FederatedModel:
 
 
 @contextmanager
-def command_hub() -> Iterator[Hub]:
+def command_hub(*, outside: Sequence[Path] = ()) -> Iterator[Hub]:
     """The whole hub, for commands that change something. What it refuses ends the process with the reason.
+
+    `outside`: more folders that files are taken in from.
 
     It sends nothing: what a command has noted for others is sent by the next sweep.
     """
@@ -92,9 +95,8 @@ def command_hub() -> Iterator[Hub]:
         metadata = build_metadata(settings)
         try:
             metadata.check()
-            yield Hub(
-                settings, metadata, build_model_data(settings, metadata), send=lambda *_: None, worker="command line"
-            )
+            model_data = build_model_data(settings, metadata, outside=outside)
+            yield Hub(settings, metadata, model_data, send=lambda *_: None, worker="command line")
         except Refused as refused:
             fail(refused.reason)
         finally:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from worker.cli import backups, checks, combine, demo, letters, processes, provenance, reading, runs, trusts, views
+from worker.cli import backups, checks, combine, demo, fma, letters, processes, provenance, reading, runs, trusts, views
 
 app = typer.Typer(
     name="python -m worker",
@@ -24,6 +24,7 @@ combine.add_to(app)
 provenance.add_to(app)
 runs.add_to(app)
 trusts.add_to(app)
+fma.add_to(app)
 demo.add_to(app)
 
 
