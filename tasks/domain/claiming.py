@@ -19,12 +19,13 @@ from connectors.records import (
     UpdateStatus,
     is_eligible,
 )
-from tasks.aggregation import AggregationError, fewest_updates, find_aggregator
+from tasks.aggregation import AggregationError, check_params, fewest_updates, find_aggregator
 from tasks.domain.buffers import buffer_size_of
+from tasks.domain.errors import InvalidPolicy
 from tasks.domain.lifecycle import advance
 from tasks.domain.notifications import tell_quarantined
 from tasks.domain.own_events import round_started, rounds_rescued, update_quarantined
-from tasks.domain.requirements import Facts, judge
+from tasks.domain.requirements import Facts, check_requirement, judge
 from tasks.domain.submission import too_stale
 from tasks.domain.suspects import give_back_crashed, next_suspects
 from tasks.hub import Hub
@@ -45,7 +46,7 @@ class Begun:
 
 @dataclass(frozen=True, slots=True)
 class NotBegun:
-    """Why no round was begun: claimed, deleted, paused, over, idle or waiting."""
+    """Why no round was begun: claimed, deleted, paused, over, misconfigured, idle or waiting."""
 
     outcome: str
     reason: str = ""
@@ -108,6 +109,8 @@ def _choose(
         return NotBegun("paused", "aggregation is paused")
     if model.status not in CLAIMABLE_STATUSES:
         return NotBegun("over", f"the model is {model.status}")
+    if hub.metadata.deployment is not None and (fault := _fault_of(model)) is not None:
+        return NotBegun("misconfigured", fault)
     # The claim has just been given its lease: that tells the database's time, by which updates become ready.
     now = claim.lease_until - lease_ms(hub)
     ready = [update for update in pending if update.not_before <= now]
@@ -135,6 +138,18 @@ def _choose(
         reason = f"{model.aggregator}: {there} of {fewest} updates, the fewest it takes with its parameters"
         return NotBegun("waiting", reason)
     return Begun(claim, model, parent, tuple(counted), is_probe=False, references=references)
+
+
+def _fault_of(model: FederatedModel) -> str | None:
+    """What makes rounds of the model impossible, if it was made beside the hub, where nobody has checked its policy."""
+    try:
+        check_params(model.aggregator, model.aggregator_params)
+        check_requirement(model.requirement, model.requirement_args)
+    except AggregationError as error:
+        return f"aggregator: {error}"
+    except InvalidPolicy as refused:
+        return f"{refused.field}: {refused.reason}"
+    return None
 
 
 def fewest_for(model: FederatedModel) -> int:

@@ -1,0 +1,265 @@
+"""Taking over what FMA's API wrote: rows put there by SQL, as Django would. tests/integration/test_fma.py has Django."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+from sqlalchemy import insert, select, update
+
+from config.settings import Settings
+from connectors.django.connector import DjangoMetadataConnector
+from connectors.django.errors import MigrationFailed, NoDeployment, PathNotServed
+from connectors.django.tables import AGGREGATES, ARTIFACTS, CLIENTS, MODELS, REGISTRATIONS, SCHEDULES, SCORES, UPDATES
+from connectors.errors import DatabaseUnsuitable
+from connectors.records import BlobRef, FederatedModel, ModelArtifact, ReasonCode, UpdateStatus
+from connectors.storage import FileModelDataConnector
+from tasks.domain.rounds import run_round
+from tasks.domain.takeover import TAKEOVER, Taken, take_over
+from tasks.hub import Hub
+from tests.deployments import disagreements, new_deployment
+
+WHEN = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+class Deployment:
+    """FMA's side, written to as its API does; and a hub beside it."""
+
+    def __init__(self, folder: Path, **settings: Any) -> None:
+        self.media = folder / "media"
+        self.metadata = new_deployment(f"sqlite:///{folder}/fma.db", self.media)
+        self.hub = Hub(
+            settings=Settings(home=folder, **settings),
+            metadata=self.metadata,
+            model_data=FileModelDataConnector(self.media / "fedqueue", outside_roots=[self.media]),
+            send=lambda *_: None,
+            worker="test",
+        )
+
+    def insert(self, table: Any, **values: Any) -> int:
+        with self.metadata.engine.begin() as connection:
+            key = connection.execute(insert(table).values(values)).inserted_primary_key
+        assert key is not None
+        return key[0]  # type: ignore[no-any-return]
+
+    def model(self, clients: int = 1, **policy: Any) -> tuple[int, list[UUID]]:
+        named = {"name": "m", "aggregator": "avg_values_if_data", "requirement": "", "developer_id": 1}
+        moments = {"created_on": WHEN, "last_modified": WHEN}
+        model_id = self.insert(MODELS, **(named | moments | policy))
+        uuids = [uuid4() for _ in range(clients)]
+        for uuid in uuids:
+            self.insert(CLIENTS, uuid=uuid)
+            self.insert(REGISTRATIONS, federatedmodel_id=model_id, client_id=uuid)
+        return model_id, uuids
+
+    def file(self, data: Any) -> str:
+        path = f"model_updates/{uuid4()}"
+        (self.media / path).parent.mkdir(parents=True, exist_ok=True)
+        (self.media / path).write_text(json.dumps(data))
+        return path
+
+    def send(self, model_id: int, client: UUID, data: Any, **fields: Any) -> int:
+        named = {"status": 0, "created_on": WHEN, "client_id": client, "federated_model_id": model_id}
+        return self.insert(UPDATES, **({"data": self.file(data)} | named | fields))
+
+    def take(self) -> Taken:
+        return take_over(self.hub, seconds=60)
+
+    def known(self, model_id: int) -> FederatedModel:
+        found = self.metadata.pull_federated_model_w_id(model_id)
+        assert found is not None
+        return found
+
+
+@pytest.fixture
+def fma(tmp_path: Path) -> Iterator[Deployment]:
+    made = Deployment(tmp_path)
+    yield made
+    assert disagreements(made.metadata.engine) == []
+    made.metadata.close()
+
+
+def test_a_hub_of_its_own_takes_nothing_over(tmp_path: Path) -> None:
+    from connectors.memory import InMemoryMetadataConnector
+
+    hub = Hub(
+        Settings(home=tmp_path), InMemoryMetadataConnector(), FileModelDataConnector(tmp_path), send=lambda *_: None
+    )
+    assert not take_over(hub, seconds=60)
+
+
+def test_everything_is_taken_over_once(fma: Deployment) -> None:
+    """A second look finds nothing more, a round takes what the first has found."""
+    model_id, (one, two) = fma.model(clients=2, requirement="all_clients")
+    fma.insert(ARTIFACTS, federated_model_id=model_id, version="1", created_on=WHEN, values=fma.file([0, 0]))
+    fma.send(model_id, one, [1, 2])
+    fma.send(model_id, two, [3, 6])
+    assert dict(fma.take().counts) == {"models": 1, "registrations": 2, "artifacts": 1, "updates": 2}
+    assert not fma.take()
+    assert fma.metadata.pull_models_to_aggregate() == [model_id]
+    posted = run_round(fma.hub, model_id).aggregate
+    assert posted is not None
+    assert (fma.media / posted.data.uri.partition("/media/")[2]).read_text() == "[2.0, 4.0]"
+    with fma.metadata.engine.connect() as connection:
+        statuses = connection.execute(select(UPDATES.c.status, UPDATES.c.applied_aggregate_id)).all()
+    assert statuses == [(2, posted.id)] * 2
+
+
+def test_another_worker_at_the_same_moment_takes_nothing_twice(fma: Deployment) -> None:
+    """Both have found the same rows before either takes them."""
+    model_id, (client,) = fma.model()
+    fma.take()
+    fma.send(model_id, client, [1.0])
+    deployment = fma.metadata.deployment
+    assert deployment is not None
+    found = deployment.pull_new_updates(10)
+    assert fma.take().counts["updates"] == 1
+    deployment.pull_new_updates = lambda *_: found  # type: ignore[method-assign]
+    try:
+        assert not take_over(fma.hub, seconds=60)
+    finally:
+        del deployment.pull_new_updates
+    assert len(fma.metadata.pull_model_updates(fma.known(model_id))) == 1
+
+
+def test_what_cant_be_taken_over_is_one_dead_letter(fma: Deployment) -> None:
+    model_id, (client,) = fma.model(client_agg_results_schema={"required": ["f1"]})
+    artifact = fma.insert(
+        ARTIFACTS, federated_model_id=model_id, version="1", created_on=WHEN, values="model_artifacts/gone"
+    )
+    fma.send(model_id, client, [1.0])
+    fma.take()
+    posted = run_round(fma.hub, model_id).aggregate
+    assert posted is not None
+    named = {"aggregate_id": posted.id, "client_id": client, "created_on": WHEN}
+    score = fma.insert(SCORES, validation_results={"f2": 1}, **named)
+    fma.take()
+    fma.take()
+    letters = [(letter.task, letter.payload, letter.field) for letter in fma.metadata.pull_dead_letters()]
+    assert letters == [
+        (TAKEOVER, {"kind": "artifact", "id": artifact}, "file"),
+        (TAKEOVER, {"kind": "score", "id": score}, "validation_results"),
+    ]
+    with fma.metadata.engine.begin() as connection:  # both sides are to be the same at the end
+        connection.execute(SCORES.delete())
+        connection.execute(ARTIFACTS.delete())
+
+
+def test_an_update_over_a_limit_waits_where_it_is(tmp_path: Path) -> None:
+    fma = Deployment(tmp_path, client_open_updates=1)
+    model_id, (client,) = fma.model()
+    for value in (1.0, 2.0):
+        fma.send(model_id, client, [value])
+    assert fma.take().counts["updates"] == 1
+    assert run_round(fma.hub, model_id).outcome == "posted"
+    assert fma.take().counts["updates"] == 1
+    assert fma.metadata.pull_dead_letters() == []
+    fma.metadata.close()
+
+
+def test_updates_of_a_deleted_model_are_left_alone(fma: Deployment) -> None:
+    """And FMA shows the model as paused: it knows no deleted ones."""
+    schedule = fma.insert(SCHEDULES, repeats=-1)
+    model_id, (client,) = fma.model(scheduler_id=schedule)
+    fma.take()
+    with fma.metadata.transaction():
+        fma.metadata.delete_federated_models([fma.known(model_id)], "somebody")
+    update_id = fma.send(model_id, client, [1.0])
+    assert not fma.take()
+    with fma.metadata.engine.begin() as connection:
+        assert connection.scalar(select(SCHEDULES.c.repeats)) == 0
+        connection.execute(UPDATES.delete().where(UPDATES.c.id == update_id))
+
+
+@pytest.mark.parametrize(
+    ("policy", "reason"),
+    [({"aggregator": ""}, "aggregator: "), ({"requirement": "al_clients"}, "did you mean 'all_clients'")],
+)
+def test_a_policy_that_nobody_has_checked_stops_the_rounds_and_says_so(
+    fma: Deployment, policy: dict[str, str], reason: str
+) -> None:
+    """FMA took a misspelt requirement for none."""
+    model_id, (client,) = fma.model(**policy)
+    fma.send(model_id, client, [1.0])
+    fma.take()
+    outcome = run_round(fma.hub, model_id)
+    assert outcome.outcome == "misconfigured"
+    assert reason in outcome.reason
+    with fma.metadata.engine.begin() as connection:
+        connection.execute(update(MODELS).values(aggregator="median", requirement=""))
+    assert run_round(fma.hub, model_id).outcome == "posted"
+
+
+def test_an_update_of_a_client_registered_elsewhere_is_invalid(fma: Deployment) -> None:
+    model_id, _ = fma.model()
+    _, (stranger,) = fma.model()
+    sent = fma.send(model_id, stranger, [1.0])
+    fma.take()
+    (found,) = fma.metadata.pull_model_updates(fma.known(model_id))
+    assert (found.id, found.status, found.reason_code) == (sent, UpdateStatus.INVALID, ReasonCode.UNREGISTERED_CLIENT)
+
+
+def test_a_file_outside_the_media_folder_is_not_read(fma: Deployment, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("[1.0]")
+    model_id, (client,) = fma.model()
+    fma.send(model_id, client, None, data="../secret")
+    fma.take()
+    (found,) = fma.metadata.pull_model_updates(fma.known(model_id))
+    assert (found.status, found.reason_code) == (UpdateStatus.INVALID, ReasonCode.CORRUPT)
+
+
+def test_times_are_written_as_django_writes_them(fma: Deployment) -> None:
+    """FMA's API sorts by the text: an ISO T would come after every space."""
+    model_id, (client,) = fma.model()
+    fma.send(model_id, client, [1.0])
+    fma.take()
+    run_round(fma.hub, model_id)
+    with fma.metadata.engine.connect() as connection:
+        written = connection.exec_driver_sql(f"SELECT created_on FROM {AGGREGATES.name}").scalar_one()
+    assert datetime.strptime(written, "%Y-%m-%d %H:%M:%S.%f")
+    assert MODELS.c.created_on.type.process_bind_param(WHEN, fma.metadata.engine.dialect) == "2026-01-01 00:00:00"
+
+
+def test_bytes_that_fma_could_not_serve_are_refused_by_name(fma: Deployment) -> None:
+    model_id, _ = fma.model()
+    fma.take()
+    for uri, rule in (("file:///elsewhere/x", "does not lie"), (f"file://{fma.media}/{'x' * 101}", "longer than 100")):
+        artifact = ModelArtifact(0, model_id, "1", BlobRef(uri, "0" * 64, 1))
+        with pytest.raises(PathNotServed, match=rule), fma.metadata.transaction():
+            fma.metadata.add_model_artifact(artifact)
+
+
+def test_a_database_without_fmas_tables_is_refused(tmp_path: Path) -> None:
+    metadata = DjangoMetadataConnector(f"sqlite:///{tmp_path}/x.db", media=tmp_path)
+    with pytest.raises(NoDeployment, match="lacks auth_user, django_q_schedule"):
+        metadata.update_database()
+    metadata.close()
+
+
+@pytest.mark.parametrize(("command", "said"), [("sh -c 'echo no; exit 3'", "code 3: no"), ("/nowhere/python", "-1")])
+def test_a_migrate_command_that_fails_is_told_with_what_it_said(tmp_path: Path, command: str, said: str) -> None:
+    metadata = DjangoMetadataConnector(f"sqlite:///{tmp_path}/x.db", media=tmp_path, migrate_command=command)
+    with pytest.raises(MigrationFailed, match=said):
+        metadata.update_database()
+    metadata.close()
+
+
+def test_a_migrate_command_sees_none_of_the_hubs_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They may hold passwords."""
+    monkeypatch.setenv("FEDQUEUE_DATABASE_URL", "postgresql://u:secret@h/d")
+    command = f"sh -c 'env > {tmp_path}/seen'"
+    metadata = DjangoMetadataConnector(f"sqlite:///{tmp_path}/x.db", media=tmp_path, migrate_command=command)
+    with pytest.raises(NoDeployment):
+        metadata.update_database()
+    assert "FEDQUEUE" not in (tmp_path / "seen").read_text()
+    metadata.close()
+
+
+def test_mariadb_is_no_place_for_fma(tmp_path: Path) -> None:
+    with pytest.raises(DatabaseUnsuitable, match="not on mariadb"):
+        DjangoMetadataConnector("mariadb+pymysql://u@h/d", media=tmp_path)
