@@ -183,3 +183,38 @@ def test_a_home_whose_path_no_socket_can_have_gets_one_elsewhere_always_the_same
     assert tmp_path not in path.parents
     assert len(str(path)) <= 100
     assert path == socket_in(tmp_path / name) != socket_in(tmp_path / (name + "2"))
+
+
+def test_beside_fma_the_store_lies_in_its_media_folder(tmp_path: Path) -> None:
+    """The deployment serves the hub's aggregates from there."""
+    fma = {"metadata_connector": "django", "fma_media": tmp_path / "media"}
+    assert load_settings(env_file=None, home=tmp_path, **fma).store_url == f"file://{tmp_path}/media/fedqueue"
+
+
+@pytest.mark.parametrize(
+    ("variables", "rule"),
+    [
+        ({"METADATA_CONNECTOR": "django"}, "needs FEDQUEUE_FMA_MEDIA"),
+        ({"METADATA_CONNECTOR": "flask"}, "'sqlalchemy' or 'django'"),
+        ({"FMA_MEDIA": "/m"}, "FEDQUEUE_FMA_MEDIA needs FEDQUEUE_METADATA_CONNECTOR=django"),
+        ({"FMA_MIGRATE_COMMAND": "x"}, "FEDQUEUE_FMA_MIGRATE_COMMAND needs FEDQUEUE_METADATA_CONNECTOR=django"),
+        ({"METADATA_CONNECTOR": "django", "FMA_MEDIA": "media"}, "media is not an absolute path"),
+        (
+            {"METADATA_CONNECTOR": "django", "FMA_MEDIA": "/m", "STORE_URL": "file:///elsewhere"},
+            "FEDQUEUE_STORE_URL must lie in FEDQUEUE_FMA_MEDIA (/m)",
+        ),
+        (
+            {"METADATA_CONNECTOR": "django", "FMA_MEDIA": "/m", "DATABASE_URL": "mariadb://u@h/d"},
+            "not on MariaDB",
+        ),
+    ],
+)
+def test_what_cant_be_beside_fma_is_refused_by_name(variables: dict[str, str], rule: str) -> None:
+    assert rule in refusal(**{f"FEDQUEUE_{name}": value for name, value in variables.items()})
+
+
+def test_the_settings_beside_fma_reach_every_child(tmp_path: Path) -> None:
+    fma = {"metadata_connector": "django", "fma_media": tmp_path, "fma_migrate_command": "a b"}
+    settings = load_settings(env_file=None, home=tmp_path, **fma)
+    os.environ.update(settings.as_environment())
+    assert load_settings(env_file=None) == settings

@@ -1,4 +1,4 @@
-"""Taking over what FMA's API wrote: rows put there by SQL, as Django would. tests/integration/test_fma.py has Django."""
+"""Taking over what FMA's API wrote, its rows put there by SQL; tests/integration/test_fma.py has a real Django."""
 
 from __future__ import annotations
 
@@ -204,10 +204,15 @@ def test_an_update_of_a_client_registered_elsewhere_is_invalid(fma: Deployment) 
     assert (found.id, found.status, found.reason_code) == (sent, UpdateStatus.INVALID, ReasonCode.UNREGISTERED_CLIENT)
 
 
-def test_a_file_outside_the_media_folder_is_not_read(fma: Deployment, tmp_path: Path) -> None:
+@pytest.mark.parametrize("path", ["../secret", "/etc/hostname", "model_updates/link"])
+def test_a_file_outside_the_media_folder_is_not_read(fma: Deployment, tmp_path: Path, path: str) -> None:
     (tmp_path / "secret").write_text("[1.0]")
+    (fma.media / "model_updates").mkdir(parents=True)
+    (fma.media / "model_updates" / "link").symlink_to(tmp_path / "secret")
     model_id, (client,) = fma.model()
-    fma.send(model_id, client, None, data="../secret")
+    fma.send(model_id, client, [1.0])
+    with fma.metadata.engine.begin() as connection:
+        connection.execute(update(UPDATES).values(data=path))
     fma.take()
     (found,) = fma.metadata.pull_model_updates(fma.known(model_id))
     assert (found.status, found.reason_code) == (UpdateStatus.INVALID, ReasonCode.CORRUPT)

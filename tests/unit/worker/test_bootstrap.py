@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from config.loading import load_settings
+from connectors.django.connector import DjangoMetadataConnector
 from connectors.errors import ModelDataError
 from connectors.memory import InMemoryMetadataConnector
 from connectors.records import DataFormat, FederatedModel
@@ -37,6 +38,21 @@ def test_the_settings_name_the_connectors(app: HubCelery, home: Path) -> None:
     hub.metadata.update_database()
     hub.metadata.check()
     hub.model_data.check()
+    app.close_hub()
+
+
+def test_beside_fma_the_hub_works_in_its_database_and_reads_its_files(home: Path) -> None:
+    media = home / "media"
+    settings = load_settings(
+        env_file=None, home=home, broker_url="memory://", metadata_connector="django", fma_media=media
+    )
+    app = HubCelery(settings)
+    assert isinstance(app.hub.metadata, DjangoMetadataConnector)
+    (media / "model_updates").mkdir(parents=True)
+    (media / "model_updates" / "one").write_text("[1.0]")
+    store = build_model_data(settings, InMemoryMetadataConnector())
+    assert store.take_in((media / "model_updates" / "one").as_uri(), None).size_bytes == 5
+    assert app.hub.metadata.deployment is app.hub.metadata
     app.close_hub()
 
 
