@@ -14,7 +14,7 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID, uuid5
 
-from connectors.records import BlobRef, FederatedModel, ModelAggregate, ModelArtifact, ModelUpdate, UpdateStatus
+from connectors.records import BlobRef, Client, FederatedModel, ModelAggregate, ModelArtifact, ModelUpdate, UpdateStatus
 
 
 class Kind(StrEnum):
@@ -105,6 +105,18 @@ class Deployment(ABC):
         """The hub's models, not deleted, whose row of FMA's is gone."""
 
     @abstractmethod
+    def pull_models_to_compare(self) -> list[FederatedModel]:
+        """The hub's models that are paused on one side alone: `lock_model` brings both together."""
+
+    @abstractmethod
+    def pull_removed_registrations(self, limit: int) -> list[tuple[FederatedModel, Client]]:
+        """Clients that FMA has taken off a model."""
+
+    @abstractmethod
+    def pull_vanished_updates(self, limit: int) -> list[ModelUpdate]:
+        """The hub's updates that wait for a round, and whose row of FMA's is gone."""
+
+    @abstractmethod
     def pull_new_models(self, limit: int) -> list[FoundModel]:
         """Models that the hub does not know."""
 
@@ -131,6 +143,10 @@ class Deployment(ABC):
     @abstractmethod
     def pull_overtaken_updates(self, limit: int) -> list[tuple[ModelUpdate, int]]:
         """The hub's updates that are not COMPLETE, and by FMA's row were used in an aggregate: that one's id."""
+
+    @abstractmethod
+    def remove_registration(self, model: FederatedModel, client: Client) -> None:
+        """Take the client off the model, as FMA has done."""
 
     @abstractmethod
     def adopt_model(self, found: FoundModel) -> FederatedModel:

@@ -27,7 +27,7 @@ _SHARED: Final = (
     "update_schema",
     "client_agg_results_schema",
 )
-_FOREVER, _PAUSED = -1, 0  # a schedule's repeats
+_FOREVER, PAUSED = -1, 0  # a schedule's repeats
 
 FOUND: Final[Select[Any]] = select(
     *(MODELS.c[name] for name in ("id", "created_on", "developer_id", "scheduler_id", *_SHARED)), SCHEDULES.c.repeats
@@ -44,7 +44,7 @@ def policy_of(row: Row[Any]) -> dict[str, Any]:
     policy["requirement"] = row.requirement or None
     policy["requirement_args"] = by_position(row.requirement_args)
     if row.repeats is not None:
-        policy["allow_aggregation"] = row.repeats != _PAUSED
+        policy["allow_aggregation"] = row.repeats != PAUSED
     return policy
 
 
@@ -119,7 +119,7 @@ def insert_model(session: Session, values: Mapping[str, Any], developer_id: int)
 def pause_schedules(session: Session, model_ids: list[int]) -> None:
     """Have FMA show those models as paused."""
     schedules = select(MODELS.c.scheduler_id).where(MODELS.c.id.in_(model_ids))
-    session.execute(update(SCHEDULES).where(SCHEDULES.c.id.in_(schedules)).values(repeats=_PAUSED))
+    session.execute(update(SCHEDULES).where(SCHEDULES.c.id.in_(schedules)).values(repeats=PAUSED))
 
 
 def _write(session: Session, found: Row[Any], given: Mapping[str, Any]) -> None:
@@ -127,5 +127,5 @@ def _write(session: Session, found: Row[Any], given: Mapping[str, Any]) -> None:
     if columns:
         session.execute(update(MODELS).where(MODELS.c.id == found.id).values(columns | {"last_modified": now()}))
     if "allow_aggregation" in given and found.scheduler_id is not None:
-        repeats = _FOREVER if given["allow_aggregation"] else _PAUSED
+        repeats = _FOREVER if given["allow_aggregation"] else PAUSED
         session.execute(update(SCHEDULES).where(SCHEDULES.c.id == found.scheduler_id).values(repeats=repeats))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Select, Table, and_, exists, func, or_, select, update
+from sqlalchemy import ColumnElement, Select, Table, and_, delete, exists, func, or_, select, update
 
 from connectors.deployment import (
     Deployment,
@@ -30,12 +30,13 @@ from connectors.django.found import (
     to_found_score,
     to_found_update,
 )
-from connectors.django.policy import FOUND, policy_of, remember
-from connectors.django.tables import AGGREGATES, ARTIFACTS, MODELS, REGISTRATIONS, SCORES, UPDATES
+from connectors.django.policy import FOUND, PAUSED, policy_of, remember
+from connectors.django.tables import AGGREGATES, ARTIFACTS, MODELS, REGISTRATIONS, SCHEDULES, SCORES, UPDATES
 from connectors.errors import AlreadyExists
 from connectors.records import (
     CLAIMABLE_STATUSES,
     BlobRef,
+    Client,
     DataFormat,
     FederatedModel,
     ModelAggregate,
@@ -44,7 +45,7 @@ from connectors.records import (
     ModelUpdate,
     UpdateStatus,
 )
-from connectors.sql.mapping import to_aggregate, to_artifact, to_model, to_update
+from connectors.sql.mapping import to_aggregate, to_artifact, to_client, to_model, to_update
 from connectors.sql.rows import (
     ClientAggregateScoreRow,
     ClientRow,
@@ -76,6 +77,42 @@ class Takeover(Beside, Deployment):
             _DELETED.is_(False), ~exists().where(MODELS.c.id == FederatedModelRow.id)
         )
         return [to_model(row) for row in self._all(statement.order_by(FederatedModelRow.id))]
+
+    def pull_models_to_compare(self) -> list[FederatedModel]:
+        statement = (
+            select(FederatedModelRow)
+            .join(MODELS, MODELS.c.id == FederatedModelRow.id)
+            .join(SCHEDULES, SCHEDULES.c.id == MODELS.c.scheduler_id)
+            .where(_DELETED.is_(False), (SCHEDULES.c.repeats != PAUSED) != FederatedModelRow.allow_aggregation)
+        )
+        return [to_model(row) for row in self._all(statement.order_by(FederatedModelRow.id))]
+
+    def pull_removed_registrations(self, limit: int) -> list[tuple[FederatedModel, Client]]:
+        is_theirs = and_(
+            REGISTRATIONS.c.federatedmodel_id == FederatedModelRow.id, REGISTRATIONS.c.client_id == ClientRow.uuid
+        )
+        statement = (
+            select(FederatedModelRow, ClientRow)
+            .join(ModelClientRow, ModelClientRow.model_id == FederatedModelRow.id)
+            .join(ClientRow, ClientRow.id == ModelClientRow.client_id)
+            .where(_DELETED.is_(False), ~exists().where(is_theirs))
+            .order_by(FederatedModelRow.id, ClientRow.id)
+            .limit(limit)
+        )
+        with self._reading() as session:
+            return [(to_model(model), to_client(client)) for model, client in session.execute(statement).all()]
+
+    def pull_vanished_updates(self, limit: int) -> list[ModelUpdate]:
+        statement = (
+            select(ModelUpdateRow)
+            .join(FederatedModelRow, FederatedModelRow.id == ModelUpdateRow.model_id)
+            .where(
+                _DELETED.is_(False),
+                ModelUpdateRow.status.in_([UpdateStatus.PENDING, UpdateStatus.FAILED]),
+                ~exists().where(UPDATES.c.id == ModelUpdateRow.id),
+            )
+        )
+        return [to_update(row, None) for row in self._all(statement.order_by(ModelUpdateRow.id).limit(limit))]
 
     def pull_new_models(self, limit: int) -> list[FoundModel]:
         statement = _new(MODELS_FOUND, MODELS, FederatedModelRow, Kind.MODEL)
@@ -140,6 +177,10 @@ class Takeover(Beside, Deployment):
             return [(to_update(row, None), aggregate_id) for row, aggregate_id in session.execute(statement).all()]
 
     # --- the hub's rows for it --------------------------------------------------------------------
+
+    def remove_registration(self, model: FederatedModel, client: Client) -> None:
+        registered = delete(ModelClientRow).where(ModelClientRow.model_id == model.id)
+        self._changed("remove_registration", registered.where(ModelClientRow.client_id == client.id))
 
     def adopt_model(self, found: FoundModel) -> FederatedModel:
         row = FederatedModelRow(

@@ -27,7 +27,10 @@ def lock_tree(session: Session) -> None:
 
 def add_node(session: Session, model_id: int, parent_id: int | None, path: str) -> int:
     """Add an aggregate under its parent, or as the root of a new tree; its id. The table must be locked."""
-    places = _new_root(session) if parent_id is None else _new_child(session, parent_id)
+    places = None if parent_id is None else _new_child(session, parent_id)
+    if places is None:
+        # Also under a parent that somebody has deleted in FMA: the hub's chain goes on, in a tree of its own.
+        parent_id, places = None, _new_root(session)
     named: dict[str, Any] = {"result": path, "federated_model_id": model_id, "parent_id": parent_id}
     statement = insert(A).values(named | places | {"created_on": _moment(session, model_id)}).returning(A.c.id)
     node_id: int = session.execute(statement).scalar_one()
@@ -39,9 +42,11 @@ def _new_root(session: Session) -> dict[str, Any]:
     return {"lft": 1, "rght": 2, "tree_id": (last or 0) + 1, "level": 0}
 
 
-def _new_child(session: Session, parent_id: int) -> dict[str, Any]:
-    """Make room at the parent's right end."""
-    parent = session.execute(select(A.c.rght, A.c.tree_id, A.c.level).where(A.c.id == parent_id)).one()
+def _new_child(session: Session, parent_id: int) -> dict[str, Any] | None:
+    """Make room at the parent's right end; None if it is not there."""
+    parent = session.execute(select(A.c.rght, A.c.tree_id, A.c.level).where(A.c.id == parent_id)).first()
+    if parent is None:
+        return None
     right = parent.rght
     session.execute(
         update(A)

@@ -27,7 +27,16 @@ from connectors.deployment import (
     submission_id_of,
 )
 from connectors.errors import AlreadyExists, ModelDataError
-from connectors.records import BlobRef, DataFormat, FederatedModel, ModelStatus, UpdateStatus
+from connectors.records import (
+    BlobRef,
+    Client,
+    DataFormat,
+    FederatedModel,
+    ModelStatus,
+    ModelUpdate,
+    ReasonCode,
+    UpdateStatus,
+)
 from fedqueue.messages import AddScore, SubmitModelUpdate
 from tasks.domain.errors import LimitExceeded, ModelIsOver, Refused, UnknownModel
 from tasks.domain.lifecycle import advance
@@ -83,7 +92,9 @@ class _Pass:
         updates = self._deployment.pull_new_updates(_AT_ONCE)
         self._delete_vanished()
         self._drain(self._deployment.pull_new_models, self._take_model)
+        self._compare_policies()
         self._register_clients()
+        self._take_away()
         self._drain(self._deployment.pull_new_artifacts, self._take_artifact)
         self._drain(self._deployment.pull_new_aggregates, self._take_aggregate)
         self._complete_overtaken()
@@ -119,6 +130,31 @@ class _Pass:
             for model, uuid in found:
                 metadata.transact(lambda _, model=model, uuid=uuid: self._register(model, uuid))  # type: ignore[misc]
                 self._taken.counts["registrations"] += 1
+
+    def _compare_policies(self) -> None:
+        """A pause that was ended in FMA alone would leave a model unseen by the poll for ever."""
+        for model in self._deployment.pull_models_to_compare():
+            self._hub.metadata.transact(lambda _, model=model: self._hub.metadata.lock_model(model))  # type: ignore[misc]
+            self._taken.counts["pauses"] += 1
+
+    def _take_away(self) -> None:
+        """What was deleted in FMA is not to be waited for, nor counted."""
+        metadata = self._hub.metadata
+        for model, client in self._deployment.pull_removed_registrations(_AT_ONCE):
+
+            def remove(_: object, model: FederatedModel = model, client: Client = client) -> None:
+                self._deployment.remove_registration(metadata.lock_model(model), client)
+
+            metadata.transact(remove)
+            self._taken.counts["registrations removed"] += 1
+        for update in self._deployment.pull_vanished_updates(_AT_ONCE):
+
+            def set_aside(_: object, update: ModelUpdate = update) -> None:
+                metadata.lock_model(self._model(update.model_id))
+                metadata.register_model_updates_invalid([update], ReasonCode.CORRUPT, "deleted in FMA")
+
+            metadata.transact(set_aside)
+            self._taken.counts["updates deleted"] += 1
 
     def _register(self, model: FederatedModel, client_uuid: UUID) -> None:
         locked = self._hub.metadata.lock_model(model)
@@ -167,7 +203,7 @@ class _Pass:
     def _complete_overtaken(self) -> None:
         for update, aggregate_id in self._deployment.pull_overtaken_updates(_AT_ONCE):
 
-            def complete(_: object, update=update, aggregate_id=aggregate_id) -> None:  # type: ignore[no-untyped-def]
+            def complete(_: object, update: ModelUpdate = update, aggregate_id: int = aggregate_id) -> None:
                 self._hub.metadata.lock_model(self._model(update.model_id))
                 self._deployment.register_overtaken(update, aggregate_id)
 

@@ -18,6 +18,7 @@ from connectors.django.errors import MigrationFailed, NoDeployment, PathNotServe
 from connectors.django.tables import AGGREGATES, ARTIFACTS, CLIENTS, MODELS, REGISTRATIONS, SCHEDULES, SCORES, UPDATES
 from connectors.errors import DatabaseUnsuitable
 from connectors.records import BlobRef, FederatedModel, ModelArtifact, ReasonCode, UpdateStatus
+from connectors.sql.rows import ModelAggregateRow, ModelUpdateRow, RoundRow
 from connectors.storage import FileModelDataConnector
 from tasks.domain.rounds import run_round
 from tasks.domain.takeover import TAKEOVER, Taken, take_over
@@ -174,6 +175,73 @@ def test_updates_of_a_deleted_model_are_left_alone(fma: Deployment) -> None:
     with fma.metadata.engine.begin() as connection:
         assert connection.scalar(select(SCHEDULES.c.repeats)) == 0
         connection.execute(UPDATES.delete().where(UPDATES.c.id == update_id))
+
+
+def test_a_pause_that_fma_ends_is_ended_though_nothing_more_comes_in(fma: Deployment) -> None:
+    """The poll looks past paused models: nothing else would lock it."""
+    schedule = fma.insert(SCHEDULES, repeats=-1)
+    model_id, (client,) = fma.model(scheduler_id=schedule)
+    fma.send(model_id, client, [1.0])
+    fma.take()
+    for repeats, polled in ((0, []), (-1, [model_id])):
+        with fma.metadata.engine.begin() as connection:
+            connection.execute(update(SCHEDULES).values(repeats=repeats))
+        assert dict(fma.take().counts) == {"pauses": 1}
+        assert fma.metadata.pull_models_to_aggregate() == polled
+    # Paused by the hub, it is so in FMA, and nothing is left to compare.
+    with fma.metadata.transaction():
+        fma.metadata.change_federated_model(fma.known(model_id), {"allow_aggregation": False})
+    assert not fma.take()
+    with fma.metadata.engine.connect() as connection:
+        assert connection.scalar(select(SCHEDULES.c.repeats)) == 0
+
+
+def test_a_client_that_fma_takes_off_a_model_is_not_waited_for(fma: Deployment) -> None:
+    model_id, (one, two) = fma.model(clients=2, requirement="all_clients")
+    fma.send(model_id, one, [1.0])
+    fma.take()
+    assert run_round(fma.hub, model_id).outcome == "waiting"
+    with fma.metadata.engine.begin() as connection:
+        connection.execute(REGISTRATIONS.delete().where(REGISTRATIONS.c.client_id == two))
+    assert dict(fma.take().counts) == {"registrations removed": 1}
+    assert run_round(fma.hub, model_id).outcome == "posted"
+
+
+def test_an_update_that_is_deleted_in_fma_is_not_counted(fma: Deployment) -> None:
+    model_id, (client,) = fma.model()
+    gone = fma.send(model_id, client, [1.0])
+    fma.take()
+    with fma.metadata.engine.begin() as connection:
+        connection.execute(UPDATES.delete())
+    assert dict(fma.take().counts) == {"updates deleted": 1}
+    assert run_round(fma.hub, model_id).outcome == "idle"
+    (found,) = fma.metadata.pull_model_updates(fma.known(model_id))
+    assert (found.id, found.status, found.reason) == (gone, UpdateStatus.INVALID, "deleted in FMA")
+    with fma.metadata.transaction() as transaction:  # what only the hub has is no disagreement to look for
+        transaction.session.execute(ModelUpdateRow.__table__.delete())
+
+
+def test_the_chain_goes_on_where_its_head_was_deleted_in_fma(fma: Deployment) -> None:
+    """In a tree of its own there; in the hub as ever. Failing instead, the updates would be suspected of it."""
+    model_id, (client,) = fma.model()
+    for value in (1.0, 2.0):
+        fma.send(model_id, client, [value])
+        fma.take()
+        assert run_round(fma.hub, model_id).outcome == "posted"
+        if value == 1.0:
+            with fma.metadata.engine.begin() as connection:
+                connection.execute(UPDATES.delete())
+                connection.execute(AGGREGATES.delete())
+    with fma.metadata.engine.connect() as connection:
+        places = connection.execute(select(AGGREGATES.c.parent_id, AGGREGATES.c.lft, AGGREGATES.c.level)).all()
+    assert places == [(None, 1, 0)]
+    assert [a.number for a in fma.metadata.pull_model_aggregates(fma.known(model_id))] == [1, 2]
+    assert len(disagreements(fma.metadata.engine)) == 4  # the head is gone, its update, and the second's parent
+    with fma.metadata.transaction() as transaction:
+        for row in (RoundRow, ModelUpdateRow, ModelAggregateRow):
+            transaction.session.execute(row.__table__.delete())
+        transaction.session.execute(UPDATES.delete())
+        transaction.session.execute(AGGREGATES.delete())
 
 
 @pytest.mark.parametrize(
