@@ -34,12 +34,16 @@ from connectors.records import (
     ModelStatus,
     ModelUpdate,
     ReasonCode,
+    RoundState,
     TensorSpec,
     UpdateStatus,
 )
 from fedqueue.messages import SubmitModelUpdate
+from tasks.aggregation import Report
 from tasks.domain.errors import LimitExceeded, ModelIsOver
 from tasks.domain.lifecycle import advance
+from tasks.domain.own_events import result_received, round_aggregated, round_started, update_quarantined
+from tasks.domain.recipes import Cooked, Ingredient, Recipe, to_manifest
 from tasks.domain.submission import submit_update
 from tasks.hub import Hub
 from worker.errors import ImportRefused
@@ -177,7 +181,9 @@ def _play(hub: Hub, history: _History) -> FederatedModel:
         )
     for update in history.updates:
         if update.status is UpdateStatus.INVALID and update.applied_aggregate_id is None:
-            metadata.add_model_update(_record(history, update, model, None, aggregates))
+            invalid = metadata.add_model_update(_record(history, update, model, None, aggregates))
+            assert invalid.reason_code is not None
+            metadata.add_logs([update_quarantined(model, invalid, invalid.reason_code, invalid.reason or "")])
     for score in history.scores:
         client = _client(hub, model, score.client_uuid, clients)
         metadata.post_client_aggregate_score(aggregates[score.aggregate_id], client, score.validation_results)
@@ -194,28 +200,62 @@ def _play_round(
     clients: dict[UUID, Client],
 ) -> ModelAggregate:
     metadata = hub.metadata
-    updates = [
-        metadata.add_model_update(
-            _record(history, update, model, _client(hub, model, update.client_uuid, clients), aggregates)
-        )
-        for update in history.used_in(found)
-    ]
+    updates, told = [], []
+    for update in history.used_in(found):
+        client = _client(hub, model, update.client_uuid, clients)
+        updates.append(metadata.add_model_update(_record(history, update, model, client, aggregates)))
+        told.append(result_received(model, client, updates[-1]))
     claim = metadata.claim_model(model, _LEASE_MS)
     assert claim is not None, "the model is new, and nobody else sees it yet"
     taken = metadata.register_model_updates_for_aggregation(updates, claim=claim)
-    manifest = {
-        "imported_from": "fma",
-        "aggregate_id": found.id,
-        "parent": found.parent_id,
-        "created_on": found.created_at.isoformat(),
-    }
-    result = AggregateResult(history.blobs[found.uri], len(taken), float(len(taken)), manifest)
+    metadata.add_round(claim, len(taken), "import")
+    model = advance(hub, model, ModelStatus.RUNNING)
+    blob = history.blobs[found.uri]
+    result = AggregateResult(blob, len(taken), float(len(taken)), _manifest(model, found, parent, taken, blob))
     posted = metadata.post_new_model_aggregate(model, parent, result, claim=claim)
     metadata.register_model_update_used_in_aggregate(taken, posted)
     metadata.register_model_updates_use_in_aggregation_complete(taken, True)
+    metadata.close_round(claim, RoundState.POSTED, aggregate_id=posted.id)
+    told += [round_started(model, claim, len(taken)), round_aggregated(model, posted, len(clients))]
+    metadata.add_logs(told)
     if found.validation_score is not None:
         metadata.register_validation_score(posted, found.validation_score)
     return posted
+
+
+def _manifest(
+    model: FederatedModel,
+    found: FoundAggregate,
+    parent: ModelAggregate | None,
+    updates: Sequence[ModelUpdate],
+    blob: BlobRef,
+) -> dict[str, object]:
+    """What `verify` needs to make FMA's aggregate again, and where it came from."""
+    ingredients = tuple(
+        Ingredient(u.id, u.data, u.num_examples, str(u.submission_id), str(u.client_uuid), u.base_aggregate_id)
+        for u in updates
+        if u.data is not None
+    )
+    recipe = Recipe(
+        number=1 if parent is None else parent.number + 1,
+        aggregator=model.aggregator,
+        params=model.aggregator_params,
+        data_format=DataFormat.JSON,
+        ingredients=ingredients,
+        parent_id=None if parent is None else parent.id,
+        current=None if parent is None else parent.data,
+    )
+    report = Report(
+        aggregator=model.aggregator,
+        params=model.aggregator_params,
+        num_updates=len(ingredients),
+        num_examples=float(len(ingredients)),
+        weights=tuple(1.0 for _ in ingredients),
+        tensors=model.tensors or (),
+        bytes_read=sum(i.data.size_bytes for i in ingredients),
+    )
+    theirs = {"deployment": "fma", "aggregate_id": found.id, "created_on": found.created_at.isoformat()}
+    return to_manifest(recipe, Cooked(blob, None, report)) | {"imported_from": theirs}
 
 
 def _client(hub: Hub, model: FederatedModel, uuid: UUID, clients: dict[UUID, Client]) -> Client:

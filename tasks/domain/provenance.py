@@ -20,7 +20,7 @@ class Verdict(StrEnum):
     DIFFERENT = "different"  # it gives others: the aggregate, an input or the manifest was changed
     MISSING = "missing"  # the aggregate's own bytes are not in the store
     INPUTS_DROPPED = "inputs dropped"  # retention let inputs go: nothing can be said
-    NOT_REPEATABLE = "not repeatable"  # noise whose seed was not kept: nothing can be said
+    NOT_REPEATABLE = "not repeatable"  # noise whose seed was not kept, or not the hub's work: nothing can be said
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +45,8 @@ def verify(hub: Hub, aggregate: ModelAggregate) -> Verification:
 
     Every input is read anew and held to its digest. Raises: StoreUnavailable.
     """
+    if "taken_over_from" in aggregate.manifest:
+        return Verification(aggregate, Verdict.NOT_REPEATABLE, "FMA made it before the hub came: nobody wrote down how")
     recipe = from_manifest(aggregate.manifest)
     if recipe.is_random:
         return Verification(

@@ -20,6 +20,7 @@ from examples.fma.peer import PYTHON
 from fedqueue.messages import CreateModel, EditModel, Policy, PublishModel, SubmitModelUpdate
 from tasks.domain.claiming import Begun, begin_round
 from tasks.domain.models import create_model, edit_model, publish_model, set_paused
+from tasks.domain.provenance import Verdict, verify
 from tasks.domain.rounds import finish_round, run_round
 from tasks.domain.submission import submit_update
 from tests.deployments import disagreements
@@ -254,6 +255,9 @@ def test_what_fma_did_before_is_history_and_goes_on(place: Place) -> None:
     model = place.known(model_id)
     assert [(a.number, a.num_updates) for a in place.metadata.pull_model_aggregates(model)] == [(1, 1), (2, 1)]
     assert place.updates(model_id)[left].status is UpdateStatus.PENDING
+    history = place.metadata.pull_model_aggregate(first)
+    assert history is not None
+    assert verify(place.hub, history).verdict is Verdict.NOT_REPEATABLE
     posted = run_round(place.hub, model_id).aggregate
     assert posted is not None
     assert (posted.number, place.latest(model_id, client)["values"]) == (3, [3.0])

@@ -87,6 +87,9 @@ def test_everything_is_here_under_the_hubs_ids_and_keeps_its_invariants(place: P
     assert json.loads(served) == latest["values"] == [2.0, 1.0]
     waiting = {u.status: u.reason_code for u in hub.pull_model_updates(model) if u.applied_aggregate_id is None}
     assert waiting == {UpdateStatus.PENDING: None, UpdateStatus.INVALID: ReasonCode.SHAPE}
+    # FMA's own mean, made again by the hub from what was imported: the very bytes.
+    verified = run_worker_command(hub_home, "verify", str(chain[1].id))
+    assert verified.returncode == 0, verified.stdout + verified.stderr
     published = hub.pull_model_artifact(model, "2.0")
     assert published is not None
     assert published.aggregate_id == chain[1].id

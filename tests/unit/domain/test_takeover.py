@@ -10,12 +10,22 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from sqlalchemy import insert, select, update
+from sqlalchemy import delete, insert, select, update
 
 from config.settings import Settings
 from connectors.django.connector import DjangoMetadataConnector
 from connectors.django.errors import MigrationFailed, NoDeployment, PathNotServed
-from connectors.django.tables import AGGREGATES, ARTIFACTS, CLIENTS, MODELS, REGISTRATIONS, SCHEDULES, SCORES, UPDATES
+from connectors.django.tables import (
+    AGGREGATES,
+    ARTIFACTS,
+    CLIENTS,
+    MODELS,
+    REGISTRATIONS,
+    SCHEDULES,
+    SCORES,
+    UPDATES,
+    DjangoDateTime,
+)
 from connectors.errors import DatabaseUnsuitable
 from connectors.records import BlobRef, FederatedModel, ModelArtifact, ReasonCode, UpdateStatus
 from connectors.sql.rows import ModelAggregateRow, ModelUpdateRow, RoundRow
@@ -218,7 +228,7 @@ def test_an_update_that_is_deleted_in_fma_is_not_counted(fma: Deployment) -> Non
     (found,) = fma.metadata.pull_model_updates(fma.known(model_id))
     assert (found.id, found.status, found.reason) == (gone, UpdateStatus.INVALID, "deleted in FMA")
     with fma.metadata.transaction() as transaction:  # what only the hub has is no disagreement to look for
-        transaction.session.execute(ModelUpdateRow.__table__.delete())
+        transaction.session.execute(delete(ModelUpdateRow))
 
 
 def test_the_chain_goes_on_where_its_head_was_deleted_in_fma(fma: Deployment) -> None:
@@ -239,7 +249,7 @@ def test_the_chain_goes_on_where_its_head_was_deleted_in_fma(fma: Deployment) ->
     assert len(disagreements(fma.metadata.engine)) == 4  # the head is gone, its update, and the second's parent
     with fma.metadata.transaction() as transaction:
         for row in (RoundRow, ModelUpdateRow, ModelAggregateRow):
-            transaction.session.execute(row.__table__.delete())
+            transaction.session.execute(delete(row))
         transaction.session.execute(UPDATES.delete())
         transaction.session.execute(AGGREGATES.delete())
 
@@ -249,7 +259,7 @@ def test_the_chain_goes_on_where_its_head_was_deleted_in_fma(fma: Deployment) ->
     [({"aggregator": ""}, "aggregator: "), ({"requirement": "al_clients"}, "did you mean 'all_clients'")],
 )
 def test_a_policy_that_nobody_has_checked_stops_the_rounds_and_says_so(
-    fma: Deployment, policy: dict[str, str], reason: str
+    fma: Deployment, policy: dict[str, Any], reason: str
 ) -> None:
     """FMA took a misspelt requirement for none."""
     model_id, (client,) = fma.model(**policy)
@@ -295,7 +305,7 @@ def test_times_are_written_as_django_writes_them(fma: Deployment) -> None:
     with fma.metadata.engine.connect() as connection:
         written = connection.exec_driver_sql(f"SELECT created_on FROM {AGGREGATES.name}").scalar_one()
     assert datetime.strptime(written, "%Y-%m-%d %H:%M:%S.%f")
-    assert MODELS.c.created_on.type.process_bind_param(WHEN, fma.metadata.engine.dialect) == "2026-01-01 00:00:00"
+    assert DjangoDateTime().process_bind_param(WHEN, fma.metadata.engine.dialect) == "2026-01-01 00:00:00"
 
 
 def test_bytes_that_fma_could_not_serve_are_refused_by_name(fma: Deployment) -> None:
