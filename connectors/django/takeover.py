@@ -266,7 +266,7 @@ class Takeover(Beside, Deployment):
         return to_aggregate(row)
 
     def adopt_update(self, row_id: int, update: ModelUpdate) -> ModelUpdate:
-        added = self._insert_update(update, row_id)
+        added = self.add_model_update(update, row_id=row_id)
         self._mirror([row_id])
         return added
 

@@ -31,11 +31,8 @@ _RETRYABLE = (UpdateStatus.PENDING, UpdateStatus.FAILED)
 class Updates(Database):
     """The connector's part for updates."""
 
-    def add_model_update(self, update: ModelUpdate) -> ModelUpdate:
-        return self._insert_update(update, None)
-
-    def _insert_update(self, update: ModelUpdate, row_id: int | None) -> ModelUpdate:
-        """The update as a new row, of that id; None: the database gives it one."""
+    def add_model_update(self, update: ModelUpdate, *, row_id: int | None = None) -> ModelUpdate:
+        """As the contract; `row_id` is the one that it has in somebody else's table already."""
         session = self._session("add_model_update")
         held = held_models(session).get(update.model_id)
         if held is None:

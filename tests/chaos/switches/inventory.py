@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from tests.chaos.switches import delivery, entries, files, numerics, rounds, schema
+from tests.chaos.switches import delivery, entries, files, fma, numerics, rounds, schema
 from tests.chaos.switches.switch import Switch
 
 SWITCHES: Final[tuple[Switch, ...]] = (
@@ -14,6 +14,7 @@ SWITCHES: Final[tuple[Switch, ...]] = (
     *schema.SWITCHES,
     *files.SWITCHES,
     *delivery.SWITCHES,
+    *fma.SWITCHES,
 )
 
 # Tried by `make test`: what a round and a submission rest on, and of the others what stands for many like it.

@@ -26,11 +26,13 @@ from connectors.django.tables import (
     UPDATES,
     DjangoDateTime,
 )
+from connectors.django.tree import add_node
 from connectors.errors import DatabaseUnsuitable
 from connectors.records import BlobRef, FederatedModel, ModelArtifact, ReasonCode, UpdateStatus
 from connectors.sql.rows import ModelAggregateRow, ModelUpdateRow, RoundRow
 from connectors.storage import FileModelDataConnector
-from tasks.domain.rounds import run_round
+from tasks.domain.claiming import Begun, begin_round
+from tasks.domain.rounds import finish_round, run_round
 from tasks.domain.takeover import TAKEOVER, Taken, take_over
 from tasks.hub import Hub
 from tests.deployments import disagreements, new_deployment
@@ -204,6 +206,27 @@ def test_a_pause_that_fma_ends_is_ended_though_nothing_more_comes_in(fma: Deploy
     assert not fma.take()
     with fma.metadata.engine.connect() as connection:
         assert connection.scalar(select(SCHEDULES.c.repeats)) == 0
+
+
+def test_an_aggregate_of_fmas_own_fences_the_round_that_is_under_way(fma: Deployment) -> None:
+    """FMA's task is still running somewhere: what it has used is not used again, and the chain stays one."""
+    model_id, (client,) = fma.model()
+    fma.send(model_id, client, [1.0])
+    fma.take()
+    with fma.metadata.transaction() as transaction:
+        begun = begin_round(fma.hub, model_id, transaction)
+    assert isinstance(begun, Begun)
+    path = fma.file([1.0])
+    with fma.metadata.transaction() as writing:
+        theirs = add_node(writing.session, model_id, None, path)
+        writing.session.execute(update(UPDATES).values(status=2, applied_aggregate_id=theirs))
+    assert finish_round(fma.hub, begun).outcome == "overtaken"
+    assert fma.known(model_id).head == 0
+    assert dict(fma.take().counts) == {"aggregates": 1, "updates used by FMA": 1}
+    (found,) = fma.metadata.pull_model_updates(fma.known(model_id))
+    (aggregate,) = fma.metadata.pull_model_aggregates(fma.known(model_id))
+    assert (found.status, found.applied_aggregate_id, found.claim) == (UpdateStatus.COMPLETE, theirs, None)
+    assert (aggregate.id, aggregate.number, aggregate.num_updates) == (theirs, 1, 1)
 
 
 def test_a_client_that_fma_takes_off_a_model_is_not_waited_for(fma: Deployment) -> None:

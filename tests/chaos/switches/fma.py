@@ -1,0 +1,67 @@
+"""Guards beside an FMA deployment: what keeps both sides of it one, without a Django."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from tests.chaos.switches.source_edits import Edit
+from tests.chaos.switches.switch import Switch
+
+_TESTS: Final = "tests/unit/domain/test_takeover.py::"
+_BESIDE: Final = "connectors/django/beside.py"
+_TAKEOVER: Final = "connectors/django/takeover.py"
+
+SWITCHES: Final = (
+    Switch(
+        "fma.stranger_in_the_chain",
+        "the hub posts beside an aggregate of FMA's own, whose updates it has used as well",
+        (Edit(_BESIDE, "        if stranger is not None:\n", "        if False:\n"),),
+        (_TESTS + "test_an_aggregate_of_fmas_own_fences_the_round_that_is_under_way",),
+    ),
+    Switch(
+        "fma.used_updates_are_complete_there",
+        "FMA's clients see an update as running that an aggregate has used",
+        (
+            Edit(
+                _BESIDE,
+                "        self._mirror(found.id for found in model_updates)\n",
+                "",
+                within="Beside.register_model_update_used_in_aggregate",
+            ),
+        ),
+        (_TESTS + "test_everything_is_taken_over_once",),
+    ),
+    Switch(
+        "fma.refused_once",
+        "what can't be taken over is refused at every poll, a dead letter each time",
+        (Edit(_TAKEOVER, "row.id == table.c.id), ~is_refused)", "row.id == table.c.id))"),),
+        (_TESTS + "test_what_cant_be_taken_over_is_one_dead_letter",),
+        # With nothing to remember it by, the same row is refused a second time by the same key.
+        raises=("AssertionError",),
+    ),
+    Switch(
+        "fma.pauses_compared",
+        "a model that FMA pauses and unpauses again is never looked at by the poll",
+        (Edit("tasks/domain/takeover.py", "        self._compare_policies()\n", ""),),
+        (_TESTS + "test_a_pause_that_fma_ends_is_ended_though_nothing_more_comes_in",),
+    ),
+    Switch(
+        "fma.settings_kept_from_the_migrate_command",
+        "the deployment's own command is handed the hub's passwords",
+        (
+            Edit(
+                "connectors/django/connector.py",
+                ' if not name.startswith("FEDQUEUE_")',
+                "",
+            ),
+        ),
+        (_TESTS + "test_a_migrate_command_sees_none_of_the_hubs_settings",),
+    ),
+    Switch(
+        "fma.policy_checked",
+        "a round begins by a requirement that nobody knows",
+        (Edit("tasks/domain/claiming.py", "    if hub.metadata.deployment is not None and", "    if False and"),),
+        (_TESTS + "test_a_policy_that_nobody_has_checked_stops_the_rounds_and_says_so",),
+        raises=("InvalidPolicy", "UnknownAggregator"),
+    ),
+)
