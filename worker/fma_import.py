@@ -25,6 +25,7 @@ from connectors.django.source import FmaSnapshot, snapshot
 from connectors.errors import AlreadyExists, ModelDataError
 from connectors.records import (
     AggregateResult,
+    AuditAction,
     BlobRef,
     Client,
     DataFormat,
@@ -164,6 +165,7 @@ def _play(hub: Hub, history: _History) -> FederatedModel:
         )
     )
     model = metadata.lock_model(model)
+    metadata.add_audit(model, AuditAction.CREATE, found.developer)
     for blob in history.blobs.values():
         hub.model_data.hold(blob)
     clients = {uuid: metadata.register_client(model, uuid)[0] for uuid in history.clients}
@@ -179,6 +181,7 @@ def _play(hub: Hub, history: _History) -> FederatedModel:
         metadata.add_model_artifact(
             ModelArtifact(0, model.id, artifact.version, blob, aggregate_id=digests.get(blob.digest))
         )
+        metadata.add_audit(model, AuditAction.PUBLISH, found.developer)
     for update in history.updates:
         if update.status is UpdateStatus.INVALID and update.applied_aggregate_id is None:
             invalid = metadata.add_model_update(_record(history, update, model, None, aggregates))

@@ -28,6 +28,7 @@ from connectors.deployment import (
 )
 from connectors.errors import AlreadyExists, ModelDataError
 from connectors.records import (
+    AuditAction,
     BlobRef,
     Client,
     DataFormat,
@@ -122,7 +123,11 @@ class _Pass:
             self._taken.counts["models deleted"] += len(gone)
 
     def _take_model(self, found: FoundModel) -> None:
-        self._adopt("models", lambda: self._deployment.adopt_model(found))
+        def adopt() -> None:
+            model = self._deployment.adopt_model(found)
+            self._hub.metadata.add_audit(model, AuditAction.CREATE, found.developer)
+
+        self._adopt("models", adopt)
 
     def _register_clients(self) -> None:
         metadata = self._hub.metadata
@@ -174,6 +179,7 @@ class _Pass:
             model = metadata.lock_model(self._model(found.model_id))
             self._hub.model_data.hold(blob)
             artifact = self._deployment.adopt_artifact(found, blob)
+            metadata.add_audit(model, AuditAction.PUBLISH, model.user_id)
             if model.tensors is None:
                 # Before any aggregate, the current artifact is what an update must look like.
                 metadata.change_federated_model(

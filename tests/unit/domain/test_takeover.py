@@ -153,6 +153,9 @@ def test_what_cant_be_taken_over_is_one_dead_letter(fma: Deployment) -> None:
     score = fma.insert(SCORES, validation_results={"f2": 1}, **named)
     fma.take()
     fma.take()
+    deployment = fma.metadata.deployment
+    assert deployment is not None
+    assert (deployment.pull_new_artifacts(10), deployment.pull_new_scores(10)) == ([], []), "nor is it read again"
     letters = [(letter.task, letter.payload, letter.field) for letter in fma.metadata.pull_dead_letters()]
     assert letters == [
         (TAKEOVER, {"kind": "artifact", "id": artifact}, "file"),
