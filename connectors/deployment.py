@@ -134,7 +134,7 @@ class Deployment(ABC):
 
     @abstractmethod
     def pull_new_updates(self, limit: int, after_id: int = 0) -> list[FoundUpdate]:
-        """Updates of models that take some, whose aggregates the hub knows."""
+        """Updates of models that take some, by id, whose aggregates the hub knows, and their senders' registrations."""
 
     @abstractmethod
     def pull_new_scores(self, limit: int) -> list[FoundScore]:

@@ -62,6 +62,16 @@ _DELETED = FederatedModelRow.deleted
 _TAKES_UPDATES = FederatedModelRow.status.in_(list(CLAIMABLE_STATUSES))
 
 
+_REGISTERED_THERE = exists().where(
+    REGISTRATIONS.c.federatedmodel_id == UPDATES.c.federated_model_id, REGISTRATIONS.c.client_id == UPDATES.c.client_id
+)
+_REGISTERED_HERE = exists().where(
+    ModelClientRow.model_id == UPDATES.c.federated_model_id,
+    ModelClientRow.client_id == ClientRow.id,
+    ClientRow.uuid == UPDATES.c.client_id,
+)
+
+
 class Takeover(Beside, Deployment):
     """The connector's part for what came in beside the hub."""
 
@@ -152,6 +162,8 @@ class Takeover(Beside, Deployment):
                 _DELETED.is_(False),
                 # One that was used is history, whatever has become of its model.
                 or_(_TAKES_UPDATES, UPDATES.c.applied_aggregate_id.is_not(None)),
+                # A client that has registered and sent since the hub last looked is no stranger.
+                or_(~_REGISTERED_THERE, _REGISTERED_HERE),
                 _is_named(UPDATES.c.base_aggregate_id),
                 _is_named(UPDATES.c.applied_aggregate_id),
             )

@@ -4,6 +4,7 @@ fma-django serves its API on SQLite; the hub works on the same database and medi
 the deployment's own migrate command. The participants are processes with fma-connect that know nothing of a hub: they
 register, fetch the newest model, train on their digits, send updates and what they measure of each aggregate. At the
 end the last aggregate is published by FMA's API, and the published model is tested on digits that nobody has seen.
+`--kill`: with the hub's processes killed all the while.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import random
 import subprocess
 import sys
 import tempfile
@@ -20,6 +22,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
+import psutil
 from rich.console import Console
 
 from examples.fma.judging import Verdict, judge
@@ -33,6 +36,7 @@ from worker.demo.learning import accuracy, new_parameters
 _CONCENTRATION: Final = 1.0
 _FEWEST_RIGHT: Final = 0.9
 _START_SECONDS: Final = 120.0
+_KILL_PAUSE: Final = (0.5, 4.0)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -41,14 +45,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--clients", type=int, default=4)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--kill", action="store_true", help="kill the hub's processes all the while")
     given = parser.parse_args(arguments)
     if not PYTHON.exists():
         parser.error("FMA's environment is missing: run `make .peers/fma/installed`")
     with tempfile.TemporaryDirectory(prefix="fedqueue-fma-") as home:
-        return _run(Path(home), given.rounds, given.clients, given.seed)
+        return _run(Path(home), given.rounds, given.clients, given.seed, given.kill)
 
 
-def _run(home: Path, rounds: int, clients: int, seed: int) -> int:
+def _run(home: Path, rounds: int, clients: int, seed: int, kill: bool) -> int:
     training, testing = load_digits(seed)
     initial = new_parameters(training.features.shape[1], 10, seed)
     parts = split_unevenly(training, clients, seed, concentration=_CONCENTRATION)
@@ -56,7 +61,7 @@ def _run(home: Path, rounds: int, clients: int, seed: int) -> int:
     console = Console(stderr=True)
     with ExitStack() as running:
         console.print("starting the hub, which has FMA's tables made, and FMA's API")
-        running.enter_context(_hub(fma))
+        hub = running.enter_context(_hub(fma))
         token = fma.developer()
         running.enter_context(fma.serving())
         asked = {
@@ -78,6 +83,7 @@ def _run(home: Path, rounds: int, clients: int, seed: int) -> int:
             command = _participant(fma, model_id, home, number, rounds, seed)
             processes.append(running.enter_context(_process(command, fma.environment, home / f"client-{number}.log")))
         console.print(f"{clients} participants with fma-connect, {rounds} rounds")
+        killed = _kill_until_done(processes, hub, seed) if kill else 0
         for number, process in enumerate(processes):
             if process.wait() != 0:
                 raise PeerFailed(f"participant {number}: {(home / f'client-{number}.log').read_text()[-2000:]}")
@@ -91,14 +97,30 @@ def _run(home: Path, rounds: int, clients: int, seed: int) -> int:
     changed = fma.rebuild()["changed"]
     if changed:
         problems.append(f"django-mptt's rebuild changed the places of {len(changed)} aggregates")
+    if kill and killed < rounds:
+        problems.append(f"{killed} kills are too few to show anything: {rounds} are needed")
     for problem in problems:
         sys.stdout.write(f"{problem}\n")
     sys.stdout.write(
         f"fma: accuracy {right:.4f} of artifact {artifact}, {verdict.aggregates} rounds, {verdict.updates} updates, "
         f"{verdict.scores} validation results, {verdict.lost} lost, {verdict.counted_twice} counted twice, "
-        f"{len(changed)} of the tree's rows changed by a rebuild\n"
+        f"{len(changed)} of the tree's rows changed by a rebuild" + (f", {killed} workers killed\n" if kill else "\n")
     )
     return 1 if problems else 0
+
+
+def _kill_until_done(clients: Sequence[subprocess.Popen[bytes]], hub: subprocess.Popen[bytes], seed: int) -> int:
+    """SIGKILL one of the hub's workers or a process of its pool every now and then; how many."""
+    draw = random.Random(seed)  # noqa: S311  # whom it meets is no secret
+    killed = 0
+    while any(client.poll() is None for client in clients):
+        time.sleep(draw.uniform(*_KILL_PAUSE))
+        with suppress(psutil.NoSuchProcess):
+            workers = [each for each in psutil.Process(hub.pid).children(recursive=True) if "celery" in each.cmdline()]
+            if workers:
+                draw.choice(workers).kill()
+                killed += 1
+    return killed
 
 
 def _shortcomings(verdict: Verdict, right: float, rounds: int, clients: int) -> list[str]:
@@ -114,7 +136,7 @@ def _shortcomings(verdict: Verdict, right: float, rounds: int, clients: int) -> 
 
 
 @contextmanager
-def _hub(fma: FmaDeployment) -> Iterator[None]:
+def _hub(fma: FmaDeployment) -> Iterator[subprocess.Popen[bytes]]:
     """`python -m worker up` beside the deployment, ready."""
     settings = {
         "FEDQUEUE_HOME": str(fma.home / "hub"),
@@ -123,6 +145,7 @@ def _hub(fma: FmaDeployment) -> Iterator[None]:
         "FEDQUEUE_FMA_MEDIA": str(fma.media),
         "FEDQUEUE_FMA_MIGRATE_COMMAND": fma.migrate_command,
         "FEDQUEUE_SWEEP_SECONDS": "1",
+        "FEDQUEUE_LEASE_SECONDS": "5",
     }
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("FEDQUEUE_", "CELERY_"))}
     log = fma.home / "hub.log"
@@ -133,7 +156,7 @@ def _hub(fma: FmaDeployment) -> Iterator[None]:
             if process.poll() is not None or time.monotonic() > deadline:
                 raise PeerFailed(f"the hub did not start: {log.read_text()[-3000:]}")
             time.sleep(0.1)
-        yield
+        yield process
 
 
 def _participant(fma: FmaDeployment, model_id: int, home: Path, number: int, rounds: int, seed: int) -> list[str]:

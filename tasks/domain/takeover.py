@@ -89,8 +89,6 @@ class _Pass:
     def run(self) -> bool:
         """Whether there was anything to do."""
         before = (self._taken.counts.total(), self._taken.refused)
-        # Looked up before what they depend on: a client that has registered and sent since is one of the next pass.
-        updates = self._deployment.pull_new_updates(_AT_ONCE)
         self._delete_vanished()
         self._drain(self._deployment.pull_new_models, self._take_model)
         self._compare_policies()
@@ -99,8 +97,7 @@ class _Pass:
         self._drain(self._deployment.pull_new_artifacts, self._take_artifact)
         self._drain(self._deployment.pull_new_aggregates, self._take_aggregate)
         self._complete_overtaken()
-        for update in updates:
-            self._take_update(update)
+        self._take_updates()
         self._drain(self._deployment.pull_new_scores, self._take_score)
         return before != (self._taken.counts.total(), self._taken.refused)
 
@@ -215,6 +212,14 @@ class _Pass:
 
             self._hub.metadata.transact(complete)
             self._taken.counts["updates used by FMA"] += 1
+
+    def _take_updates(self) -> None:
+        """Page by page, past those that have to wait where they are."""
+        last = 0
+        while self._has_time() and (page := self._deployment.pull_new_updates(_AT_ONCE, last)):
+            for found in page:
+                self._take_update(found)
+            last = page[-1].id
 
     def _take_update(self, found: FoundUpdate) -> None:
         if found.applied_aggregate_id is not None or found.status is UpdateStatus.COMPLETE:

@@ -35,6 +35,8 @@ from tasks.domain.claiming import Begun, begin_round
 from tasks.domain.rounds import finish_round, run_round
 from tasks.domain.takeover import TAKEOVER, Taken, take_over
 from tasks.hub import Hub
+from tests.chaos.facts import read_facts
+from tests.chaos.invariants import violations
 from tests.deployments import disagreements, new_deployment
 
 WHEN = datetime(2026, 1, 1, tzinfo=UTC)
@@ -121,6 +123,7 @@ def test_everything_is_taken_over_once(fma: Deployment) -> None:
     with fma.metadata.engine.connect() as connection:
         statuses = connection.execute(select(UPDATES.c.status, UPDATES.c.applied_aggregate_id)).all()
     assert statuses == [(2, posted.id)] * 2
+    assert violations(read_facts(str(fma.metadata.engine.url)), quiet=True) == []
 
 
 def test_another_worker_at_the_same_moment_takes_nothing_twice(fma: Deployment) -> None:
@@ -164,6 +167,33 @@ def test_what_cant_be_taken_over_is_one_dead_letter(fma: Deployment) -> None:
     with fma.metadata.engine.begin() as connection:  # both sides are to be the same at the end
         connection.execute(SCORES.delete())
         connection.execute(ARTIFACTS.delete())
+
+
+def test_a_client_that_has_registered_since_is_no_stranger(fma: Deployment) -> None:
+    """Its update is found only when its registration is: not INVALID for good by a poll that came in between."""
+    model_id, (client,) = fma.model()
+    fma.send(model_id, client, [1.0])
+    deployment = fma.metadata.deployment
+    assert deployment is not None
+    (found,) = deployment.pull_new_models(10)
+    with fma.metadata.transaction():
+        deployment.adopt_model(found)
+    assert deployment.pull_new_updates(10) == []
+    fma.take()
+    assert [u.status for u in fma.metadata.pull_model_updates(fma.known(model_id))] == [UpdateStatus.PENDING]
+
+
+def test_updates_that_have_to_wait_stand_in_nobodys_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page of them, and another model's behind it."""
+    monkeypatch.setattr("tasks.domain.takeover._AT_ONCE", 2)
+    fma = Deployment(tmp_path, client_open_updates=1)
+    (one, (eager,)), (other, (patient,)) = fma.model(), fma.model()
+    for _ in range(4):
+        fma.send(one, eager, [1.0])
+    fma.send(other, patient, [2.0])
+    assert fma.take().counts["updates"] == 2
+    assert len(fma.metadata.pull_model_updates(fma.known(other))) == 1
+    fma.metadata.close()
 
 
 def test_an_update_over_a_limit_waits_where_it_is(tmp_path: Path) -> None:
