@@ -49,6 +49,11 @@ class DjangoMetadataConnector(Takeover):
         Raises: MigrationFailed, NoDeployment, DatabaseUnavailable.
         """
         if self._migrate_command is not None:
+            if self.engine.dialect.name == "sqlite":
+                # Into WAL mode first: a worker that looks meanwhile whether it may begin would otherwise make that
+                # switch in the midst of Django's migrations, and these would find the database locked.
+                with self._faults_named(), self.engine.connect():
+                    pass
             _run(self._migrate_command)
         self._check_deployment()
         return super().migrate_database(contract=contract)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -396,6 +398,18 @@ def test_a_migrate_command_sees_none_of_the_hubs_settings(tmp_path: Path, monkey
     with pytest.raises(NoDeployment):
         metadata.update_database()
     assert "FEDQUEUE" not in (tmp_path / "seen").read_text()
+    metadata.close()
+
+
+def test_the_database_is_in_wal_mode_before_the_deployments_migrations(tmp_path: Path) -> None:
+    """A worker that starts meanwhile would make that switch amid them, and they would find the database locked."""
+    look = (
+        f"import sqlite3; print(sqlite3.connect('{tmp_path}/x.db').execute('PRAGMA journal_mode').fetchone()); exit(9)"
+    )
+    command = shlex.join([sys.executable, "-c", look])
+    metadata = DjangoMetadataConnector(f"sqlite:///{tmp_path}/x.db", media=tmp_path, migrate_command=command)
+    with pytest.raises(MigrationFailed, match=r"code 9: \('wal',\)"):
+        metadata.update_database()
     metadata.close()
 
 
