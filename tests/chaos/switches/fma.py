@@ -53,7 +53,7 @@ SWITCHES: Final = (
                 "",
             ),
         ),
-        (_TESTS + "test_a_migrate_command_sees_none_of_the_hubs_settings",),
+        ("tests/unit/connectors/test_django_connector.py::test_a_migrate_command_sees_none_of_the_hubs_settings",),
     ),
     Switch(
         "fma.policy_checked",

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
-import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,8 +13,7 @@ import pytest
 from sqlalchemy import delete, insert, select, update
 
 from config.settings import Settings
-from connectors.django.connector import DjangoMetadataConnector
-from connectors.django.errors import MigrationFailed, NoDeployment, PathNotServed
+from connectors.django.errors import PathNotServed
 from connectors.django.tables import (
     AGGREGATES,
     ARTIFACTS,
@@ -29,7 +26,6 @@ from connectors.django.tables import (
     DjangoDateTime,
 )
 from connectors.django.tree import add_node
-from connectors.errors import DatabaseUnsuitable
 from connectors.records import BlobRef, FederatedModel, ModelArtifact, ReasonCode, UpdateStatus
 from connectors.sql.rows import ModelAggregateRow, ModelUpdateRow, RoundRow
 from connectors.storage import FileModelDataConnector
@@ -373,46 +369,3 @@ def test_bytes_that_fma_could_not_serve_are_refused_by_name(fma: Deployment) -> 
         artifact = ModelArtifact(0, model_id, "1", BlobRef(uri, "0" * 64, 1))
         with pytest.raises(PathNotServed, match=rule), fma.metadata.transaction():
             fma.metadata.add_model_artifact(artifact)
-
-
-def test_a_database_without_fmas_tables_is_refused(tmp_path: Path) -> None:
-    metadata = DjangoMetadataConnector(f"sqlite:///{tmp_path}/x.db", media=tmp_path)
-    with pytest.raises(NoDeployment, match="lacks auth_user, django_q_schedule"):
-        metadata.update_database()
-    metadata.close()
-
-
-@pytest.mark.parametrize(("command", "said"), [("sh -c 'echo no; exit 3'", "code 3: no"), ("/nowhere/python", "-1")])
-def test_a_migrate_command_that_fails_is_told_with_what_it_said(tmp_path: Path, command: str, said: str) -> None:
-    metadata = DjangoMetadataConnector(f"sqlite:///{tmp_path}/x.db", media=tmp_path, migrate_command=command)
-    with pytest.raises(MigrationFailed, match=said):
-        metadata.update_database()
-    metadata.close()
-
-
-def test_a_migrate_command_sees_none_of_the_hubs_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They may hold passwords."""
-    monkeypatch.setenv("FEDQUEUE_DATABASE_URL", "postgresql://u:secret@h/d")
-    command = f"sh -c 'env > {tmp_path}/seen'"
-    metadata = DjangoMetadataConnector(f"sqlite:///{tmp_path}/x.db", media=tmp_path, migrate_command=command)
-    with pytest.raises(NoDeployment):
-        metadata.update_database()
-    assert "FEDQUEUE" not in (tmp_path / "seen").read_text()
-    metadata.close()
-
-
-def test_the_database_is_in_wal_mode_before_the_deployments_migrations(tmp_path: Path) -> None:
-    """A worker that starts meanwhile would make that switch amid them, and they would find the database locked."""
-    look = (
-        f"import sqlite3; print(sqlite3.connect('{tmp_path}/x.db').execute('PRAGMA journal_mode').fetchone()); exit(9)"
-    )
-    command = shlex.join([sys.executable, "-c", look])
-    metadata = DjangoMetadataConnector(f"sqlite:///{tmp_path}/x.db", media=tmp_path, migrate_command=command)
-    with pytest.raises(MigrationFailed, match=r"code 9: \('wal',\)"):
-        metadata.update_database()
-    metadata.close()
-
-
-def test_mariadb_is_no_place_for_fma(tmp_path: Path) -> None:
-    with pytest.raises(DatabaseUnsuitable, match="not on mariadb"):
-        DjangoMetadataConnector("mariadb+pymysql://u@h/d", media=tmp_path)
