@@ -47,6 +47,7 @@ from tasks.hub import Hub
 
 TAKEOVER: Final = "fma.takeover"  # what dead letters call it; no task, for nothing was sent
 _AT_ONCE: Final = 200
+_LONGEST_VERSION: Final = 100  # the hub's; FMA's may have 255
 
 Found = TypeVar("Found", FoundModel, FoundArtifact, FoundAggregate, FoundScore)
 
@@ -164,6 +165,9 @@ class _Pass:
         advance(self._hub, locked, ModelStatus.INITIATED)
 
     def _take_artifact(self, found: FoundArtifact) -> None:
+        if len(found.version) > _LONGEST_VERSION:
+            self._refuse(Kind.ARTIFACT, found.id, "version", f"longer than {_LONGEST_VERSION} characters")
+            return
         blob = self._store(Kind.ARTIFACT, found.id, found.uri)
         if blob is None:
             return

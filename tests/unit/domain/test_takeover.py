@@ -167,6 +167,19 @@ def test_what_cant_be_taken_over_is_one_dead_letter(fma: Deployment) -> None:
         connection.execute(ARTIFACTS.delete())
 
 
+def test_a_version_that_the_hub_has_no_room_for_is_refused(fma: Deployment) -> None:
+    """A server would refuse the row itself, at every poll, and nothing behind it would be taken over."""
+    model_id, _ = fma.model()
+    named = {"version": "v" * 101, "values": fma.file([1.0])}
+    fma.insert(ARTIFACTS, federated_model_id=model_id, created_on=WHEN, **named)
+    taken = fma.take()
+    assert (taken.refused, taken.counts["artifacts"]) == (1, 0)
+    (letter,) = fma.metadata.pull_dead_letters()
+    assert (letter.field, letter.reason) == ("version", "longer than 100 characters")
+    with fma.metadata.engine.begin() as connection:
+        connection.execute(ARTIFACTS.delete())
+
+
 def test_a_client_that_has_registered_since_is_no_stranger(fma: Deployment) -> None:
     """Its update is found only when its registration is: not INVALID for good by a poll that came in between."""
     model_id, (client,) = fma.model()
