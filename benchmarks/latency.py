@@ -171,9 +171,9 @@ def trace_stages(database: DatabaseName, folder: Path, broker: BrokerName = "val
 
 @contextmanager
 def _tracing_the_client(spans: list[Span]) -> Iterator[None]:
-    take = fedqueue.payload.SharedStore.take
+    take = fedqueue.payload.Store.take
 
-    def timed(self: fedqueue.payload.SharedStore, data: Any, field: str) -> fedqueue.payload.Payload:
+    def timed(self: fedqueue.payload.Store, data: Any, field: str) -> fedqueue.payload.Payload:
         began = time.monotonic()
         try:
             return take(self, data, field)
@@ -181,11 +181,11 @@ def _tracing_the_client(spans: list[Span]) -> Iterator[None]:
             span = {"span": "client store", "began": began, "ended": time.monotonic(), "pid": 0}
             spans.append(span | {"statements": 0, "fsyncs": 0, "fsync_seconds": 0.0})
 
-    fedqueue.payload.SharedStore.take = timed  # type: ignore[method-assign]
+    fedqueue.payload.Store.take = timed  # type: ignore[method-assign]
     try:
         yield
     finally:
-        fedqueue.payload.SharedStore.take = take  # type: ignore[method-assign]
+        fedqueue.payload.Store.take = take  # type: ignore[method-assign]
 
 
 # --- what is shown --------------------------------------------------------------------------------

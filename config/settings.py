@@ -23,6 +23,7 @@ from config.urls import (
     normalised_database_url,
 )
 from fedqueue.blobs import path_of
+from fedqueue.buckets import check_bucket_url
 
 PREFIX: Final = "FEDQUEUE_"
 
@@ -44,6 +45,12 @@ def _absolute_folder(folder: Path | None) -> Path | None:
 def _folders(value: Any) -> Any:
     """`/data/a:/data/b`, as in PATH, or a sequence."""
     return [part for part in value.split(os.pathsep) if part] if isinstance(value, str) else value
+
+
+def _urls(value: Any) -> Any:
+    """`s3://one s3://two/folder`, or a sequence; each checked."""
+    parts = value.split() if isinstance(value, str) else value
+    return [check_bucket_url(part) for part in parts]
 
 
 def _names(value: Any) -> Any:
@@ -100,11 +107,24 @@ class Settings(BaseSettings):
     )
     store_url: Annotated[str, AfterValidator(check_store_url)] = Field(
         default_factory=lambda data: store_url_in(data["home"], data.get("fma_media")),
-        description="Where model data lies: file:///absolute/folder; with django in the media folder.",
+        description="Where model data lies: file:///absolute/folder (with django in the media folder), or "
+        "s3://bucket/folder (gs://, az://).",
     )
     store_outside_roots: Annotated[tuple[Path, ...], BeforeValidator(_folders)] = Field(
         default=(),
         description="Folders beside the store in which a submission may name a file; separated by a colon.",
+    )
+    store_outside_urls: Annotated[tuple[str, ...], BeforeValidator(_urls)] = Field(
+        default=(),
+        description="Bucket URLs beside the store in which a submission may name an object; separated by spaces.",
+    )
+    cache_folder: Path = Field(
+        default_factory=lambda data: data["home"] / "cache",
+        description="Where a worker whose store is a bucket keeps copies of what it used lately.",
+    )
+    cache_bytes: Bytes = Field(
+        default=ByteSize(20 * 1024 * MIB),
+        description="How much that folder may hold, besides the updates of the rounds under way.",
     )
 
     # --- rounds
@@ -315,6 +335,7 @@ class Settings(BaseSettings):
         """The environment that gives a child process these very settings, passwords included."""
         values = self.model_dump(mode="json")
         values["store_outside_roots"] = os.pathsep.join(values["store_outside_roots"])
+        values["store_outside_urls"] = " ".join(values["store_outside_urls"])
         values["plugins"] = ",".join(values["plugins"])
         return {PREFIX + name.upper(): str(value) for name, value in values.items() if value is not None}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
+from fedqueue.buckets import SCHEMES, check_bucket_url, is_bucket
 from fedqueue.tls import read_address
 
 _DATABASES: Final = {
@@ -74,10 +75,13 @@ def check_result_url(url: str) -> str:
 def check_store_url(url: str) -> str:
     """The URL of the blob store."""
     scheme = _scheme(url, "file:///absolute/folder")
-    if scheme in ("s3", "gs", "az"):
-        raise ValueError(f"{scheme}:// is not supported yet; file:// is, s3://, gs:// and az:// are coming")
+    if is_bucket(url):
+        return check_bucket_url(url)
     if scheme != "file":
-        raise ValueError(f"{scheme}:// is not a store known here; use file:///absolute/folder")
+        raise ValueError(
+            f"{scheme}:// is not a store known here; use file:///absolute/folder, or a bucket of "
+            f"{', '.join(SCHEMES)}, like s3://bucket/folder"
+        )
     parts = urlsplit(url)
     if parts.netloc not in ("", "localhost") or not unquote(parts.path).startswith("/") or parts.query:
         raise ValueError("must be file:///absolute/folder, with three slashes")

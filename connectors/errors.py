@@ -21,6 +21,10 @@ class StoreUnavailable(Unavailable):
     """The store did not answer, or has no room: nothing is known about the data itself."""
 
 
+class CanNotSign(ConnectorError):
+    """The store has no URLs by which others could read or write it."""
+
+
 class BrokerUnavailable(Unavailable):
     """The broker did not take a message that must not be lost."""
 

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from connectors.errors import CanNotSign
 from connectors.records import BlobRef, DataFormat, FederatedModel, ModelUpdate, TensorSpec
 
 Array = NDArray[Any]
@@ -153,6 +154,14 @@ class BaseModelDataConnector(ABC):
     @abstractmethod
     def check(self) -> None:
         """Return if the store can be read and written. Raises: StoreUnavailable."""
+
+    def sign_upload(self, seconds: float) -> tuple[str, str]:  # noqa: ARG002  # for those that can
+        """(a URL that takes a PUT for so long, the reference to name then). Raises: CanNotSign, StoreUnavailable."""
+        raise CanNotSign("this store has no URLs to put data to")
+
+    def sign_download(self, ref: BlobRef, seconds: float) -> str:  # noqa: ARG002  # for those that can
+        """A URL by which the blob may be read for so long. Raises: CanNotSign, StoreUnavailable."""
+        raise CanNotSign(f"{ref.uri} has no URL to be read by")
 
 
 def find_not_finite(reader: TensorReader, chunk: int = 1 << 20) -> str | None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from fedqueue.version import __version__
 
 if TYPE_CHECKING:
-    from fedqueue.client import Client, FetchedModel
+    from fedqueue.client import Client
     from fedqueue.errors import (
         DataCorrupt,
         EndpointUnknown,
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         UpdateRejected,
     )
     from fedqueue.event_buffer import EventBuffer
+    from fedqueue.model_calls import FetchedModel
 
 __all__ = [
     "Client",
@@ -63,5 +64,5 @@ def __getattr__(name: str) -> Any:
     # On first use: the hub itself imports fedqueue.messages, and needs neither the client nor what it imports.
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    homes = {"Client": "client", "FetchedModel": "client", "EventBuffer": "event_buffer"}
+    homes = {"Client": "client", "FetchedModel": "model_calls", "EventBuffer": "event_buffer"}
     return getattr(import_module(f"fedqueue.{homes.get(name, 'errors')}"), name)

@@ -8,18 +8,16 @@ import random
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Literal, Self, Unpack, overload
 from uuid import UUID
 
-from pydantic import JsonValue
-
 from fedqueue.arguments import Id, PolicyFields, as_message, as_seconds, as_uuid
-from fedqueue.asking import Asking, Rests
+from fedqueue.asking import Asking
 from fedqueue.crowding import DEFAULT_MOST
 from fedqueue.endpoint import find_endpoint, find_signing
-from fedqueue.errors import InvalidArgument, LimitExceeded, RoundNotPosted, Unanswered, UpdateRejected
+from fedqueue.errors import InvalidArgument, LimitExceeded, UpdateRejected
 from fedqueue.feed_calls import FeedCalls
 from fedqueue.messages import (
     AddScore,
@@ -27,8 +25,6 @@ from fedqueue.messages import (
     ClientView,
     CreateModel,
     EditModel,
-    LatestModel,
-    LatestView,
     ModelView,
     Policy,
     PublishModel,
@@ -38,39 +34,18 @@ from fedqueue.messages import (
     UpdateView,
 )
 from fedqueue.messages import names as wire
-from fedqueue.payload import ModelData, SharedStore, lists_of
+from fedqueue.model_calls import ModelCalls
+from fedqueue.payload import ModelData
 from fedqueue.reading_calls import ReadingCalls
+from fedqueue.remote_stores import open_store
 from fedqueue.run_calls import RunCalls
-from fedqueue.tensors import Array, read_tensors
 from fedqueue.transport import CeleryTransport, Transport
 from fedqueue.trust_calls import TrustCalls
 
 DataFormatName = Literal["safetensors", "json"]
 
-# No round can follow while a model stands so: waiting for one would only use up the time.
-_NO_MORE_ROUNDS = frozenset({"STOPPED", "ERROR", "RESULTS_UPLOADED", "RESULTS_UPLOAD_FAILED"})
 
-
-@dataclass(frozen=True)
-class FetchedModel:
-    """The newest model with its values: `arrays` of a safetensors model, `data` (lists) of a JSON model."""
-
-    latest: LatestView
-    arrays: dict[str, Array] = field(default_factory=dict, repr=False)
-    data: JsonValue = field(default=None, repr=False)
-
-    @property
-    def number(self) -> int:
-        """Of the aggregate; 0 for the initial model."""
-        return self.latest.number
-
-    @property
-    def aggregate_id(self) -> int | None:
-        """What an update trained from this names as its `base_aggregate`."""
-        return self.latest.aggregate_id
-
-
-class Client(RunCalls, TrustCalls, FeedCalls, ReadingCalls):
+class Client(ModelCalls, RunCalls, TrustCalls, FeedCalls, ReadingCalls):
     """A hub, seen from a service that submits to it.
 
     Without arguments it finds the hub in FEDQUEUE_BROKER_URL, FEDQUEUE_RESULT_URL and FEDQUEUE_STORE_URL, else in the
@@ -100,6 +75,8 @@ class Client(RunCalls, TrustCalls, FeedCalls, ReadingCalls):
     ) -> None:
         """Connects to nothing yet. Raises: EndpointUnknown, InvalidArgument.
 
+        `store_url` is the hub's store: a folder, a bucket for which this process has credentials, or "signed": data
+        goes to the hub's bucket and comes from it by URLs that the hub signs.
         TLS is `rediss://` or `amqps://` with `?ssl_ca_certs=/ca.pem`. With the three signing files (or
         FEDQUEUE_SIGNING_KEY, _CERTIFICATE, _TRUSTED_CERTIFICATES) messages are signed, and no answer is believed that
         is not: docs/security.md.
@@ -113,7 +90,7 @@ class Client(RunCalls, TrustCalls, FeedCalls, ReadingCalls):
             transport = CeleryTransport(endpoint, max_waiting=max_waiting)
         self._transport = transport
         self._asking = Asking(transport, as_seconds(resend_after, "resend_after"))
-        self._store = SharedStore(store_url)
+        self._store = open_store(store_url, self)
 
     def __enter__(self) -> Self:
         return self
@@ -337,50 +314,3 @@ class Client(RunCalls, TrustCalls, FeedCalls, ReadingCalls):
         return self._ask(wire.SCORES_ADD, message, ScoreView, {}, timeout)
 
     # --- the newest model -----------------------------------------------------------------------------------------
-
-    def latest(self, model_id: Id, *, include_data: bool = False, timeout: float | None = None) -> LatestView:
-        """Where the newest model lies; number 0 is the initial one, and no `uri` means that there is none yet."""
-        return self._ask_of(wire.MODELS_LATEST, LatestView, model_id, timeout, LatestModel, include_data=include_data)
-
-    def fetch_latest(self, model_id: Id, *, timeout: float | None = None) -> FetchedModel:
-        """The newest model with its values, checked against its digest; no values while there is no model yet.
-
-        Raises: StoreUnreachable, DataCorrupt.
-        """
-        latest = self.latest(model_id, include_data=True, timeout=timeout)
-        if latest.data is not None:
-            return FetchedModel(latest, data=latest.data)
-        if latest.uri is None or latest.digest is None:
-            return FetchedModel(latest)
-        buffer = self._store.read(latest.uri, latest.digest)
-        if latest.data_format == "json":
-            return FetchedModel(latest, data=lists_of(buffer))
-        return FetchedModel(latest, arrays=read_tensors(buffer))
-
-    def wait_for_aggregate(self, model_id: Id, *, after: int, timeout: float = 600.0) -> LatestView:
-        """The newest aggregate once its number is above `after`. A hub that is away meanwhile is waited for.
-
-        Raises: RoundNotPosted after `timeout` seconds, and at once when the model's run is over.
-        """
-        deadline = time.monotonic() + as_seconds(timeout, "timeout")
-        pauses = Rests(shortest=0.02, longest=1.0, factor=1.5)
-        seen: int | None = None
-        trouble: Unanswered | None = None
-        while (left := deadline - time.monotonic()) > 0:
-            try:
-                latest = self.latest(model_id, timeout=min(left, self.timeout))
-            except Unanswered as error:
-                trouble = error
-                continue
-            seen, trouble = latest.number, None
-            if latest.number > after:
-                return latest
-            if latest.status in _NO_MORE_ROUNDS:
-                raise RoundNotPosted(
-                    f"model {model_id} is {latest.status} at aggregate {seen}: no other will follow", seen
-                )
-            time.sleep(max(0.0, min(pauses.next(), deadline - time.monotonic())))
-        standing = f"its newest aggregate is {seen}" if trouble is None else f"last: {trouble}"
-        raise RoundNotPosted(
-            f"model {model_id} posted no aggregate above {after} within {timeout:g} s: {standing}", seen
-        ) from trouble

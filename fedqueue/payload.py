@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, BinaryIO, ClassVar, Final
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -40,14 +42,11 @@ class Payload:
     ref: DataRef | None = None
 
 
-class SharedStore:
-    """The client's end of a `file://` store: blobs under their digest, complete before they have a name.
+class Store(ABC):
+    """The client's end of the store that it shares with the hub."""
 
-    Nothing is kept in memory between calls, so it needs no care with threads or forks.
-    """
-
-    def __init__(self, store_url: str | None) -> None:
-        self._url = store_url
+    # Whether `read` is given a URL that the hub has signed, in place of the blob's own.
+    wants_url: ClassVar[bool] = False
 
     def take(self, data: ModelData, field: str) -> Payload:
         """Put the data where the hub can read it; small FMA lists stay inline.
@@ -60,9 +59,9 @@ class SharedStore:
             return self._take_file(Path(data), field)
         if isinstance(data, Mapping):
             tensors = as_tensors(data, field)
-            with self._writing() as (root, file):
+            with self._writing() as file:
                 write_tensors(file, tensors)
-                return Payload("safetensors", ref=_kept(root, file))
+                return Payload("safetensors", ref=self._keep(file))
         if isinstance(data, list | tuple):
             return self._take_list(data, field)
         raise InvalidArgument(
@@ -83,12 +82,12 @@ class SharedStore:
             data_format = "safetensors" if _is_numpy(start) else _FORMATS.get(path.suffix.lower())
             if data_format is None:
                 raise InvalidArgument(field, f"{path} is none of {', '.join(_FORMATS)}")
-            with self._writing() as (root, file):
+            with self._writing() as file:
                 hashed = hashlib.sha256()
                 for piece in chain([start], pieces):
                     hashed.update(piece)
                     file.write(piece)
-                return Payload(data_format, ref=_kept(root, file, hashed.hexdigest()))
+                return Payload(data_format, ref=self._keep(file, hashed.hexdigest()))
 
     def _take_list(self, data: Sequence[Any], field: str) -> Payload:
         try:
@@ -97,12 +96,34 @@ class SharedStore:
             raise InvalidArgument(field, f"can't be sent as JSON: {error}") from error
         if len(text) <= INLINE_DATA_LIMIT:
             return Payload("json", inline=json.loads(text))
-        with self._writing() as (root, file):
+        with self._writing() as file:
             file.write(text)
-            return Payload("json", ref=_kept(root, file))
+            return Payload("json", ref=self._keep(file))
 
+    @abstractmethod
     def read(self, uri: str, digest: str) -> bytearray:
         """The blob's bytes, checked. Raises: StoreUnreachable, DataCorrupt."""
+
+    @abstractmethod
+    def _writing(self) -> AbstractContextManager[BinaryIO]:
+        """A file to write a blob into; gone afterwards unless it was kept. Raises: StoreUnreachable."""
+
+    @abstractmethod
+    def _keep(self, file: BinaryIO, digest: str | None = None) -> DataRef:
+        """Where the hub finds what was written; durable when this returns. Raises: StoreUnreachable, OSError."""
+
+
+class SharedStore(Store):
+    """A `file://` store: blobs under their digest, complete before they have a name.
+
+    Nothing is kept in memory between calls, so it needs no care with threads or forks.
+    """
+
+    def __init__(self, store_url: str | None) -> None:
+        self._url = store_url
+
+    def read(self, uri: str, digest: str) -> bytearray:
+        """From the folder, which the hub may have mounted somewhere else. Raises: StoreUnreachable, DataCorrupt."""
         path = self._find(uri, digest)
         try:
             with path.open("rb") as file:
@@ -113,9 +134,9 @@ class SharedStore:
                 f"{uri} can't be read here: {error.strerror}; is the hub's store mounted on this machine, "
                 "and does store_url (FEDQUEUE_STORE_URL) name it?"
             ) from error
-        if size != len(buffer) or hashlib.sha256(buffer).hexdigest() != digest:
+        if size != len(buffer):
             raise DataCorrupt(f"{path} does not hold the bytes that the hub names ({digest})")
-        return buffer
+        return checked(buffer, str(path), digest)
 
     def _find(self, uri: str, digest: str) -> Path:
         # By its digest under our own root first: the hub may have the same store mounted somewhere else.
@@ -137,22 +158,24 @@ class SharedStore:
         try:
             return path_of(self._url)
         except ValueError as error:
-            raise StoreUnreachable(
-                f"this client writes to file:// stores only, and store_url is {self._url}"
-            ) from error
+            raise StoreUnreachable(f"store_url names no store known here: {self._url}") from error
 
     def _writing(self) -> _Writing:
         return _Writing(self._root())
 
+    def _keep(self, file: BinaryIO, digest: str | None = None) -> DataRef:
+        path, digest = keep_blob(self._root(), file, digest)
+        return DataRef(uri=path.as_uri(), digest=digest)
 
-class _Writing:
+
+class _Writing(AbstractContextManager[BinaryIO]):
     """`new_blob` in a store that is there, with the store's own failures told apart from the caller's."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
         self._blob = new_blob(root, begin=False)
 
-    def __enter__(self) -> tuple[Path, BinaryIO]:
+    def __enter__(self) -> BinaryIO:
         if not is_store(self._root):
             # A hub begins a store. One that a client began would lie where the hub's is not mounted.
             raise StoreUnreachable(
@@ -160,7 +183,7 @@ class _Writing:
                 "and does store_url (FEDQUEUE_STORE_URL) name it?"
             )
         try:
-            return self._root, self._blob.__enter__()
+            return self._blob.__enter__()
         except OSError as error:
             raise StoreUnreachable(f"the store at {self._root} can't be written: {error.strerror}") from error
 
@@ -181,9 +204,11 @@ def _unreadable(path: Path, field: str, error: OSError) -> InvalidArgument:
     return InvalidArgument(field, f"{path} can't be read: {error.strerror}")
 
 
-def _kept(root: Path, file: BinaryIO, digest: str | None = None) -> DataRef:
-    path, digest = keep_blob(root, file, digest)
-    return DataRef(uri=path.as_uri(), digest=digest)
+def checked(buffer: bytearray, place: str, digest: str) -> bytearray:
+    """The same bytes, if they are those of the digest. Raises: DataCorrupt."""
+    if hashlib.sha256(buffer).hexdigest() != digest:
+        raise DataCorrupt(f"{place} does not hold the bytes that the hub names ({digest})")
+    return buffer
 
 
 def _plain(value: object) -> Any:

@@ -18,11 +18,13 @@ from fedqueue.messages import (
     ModelView,
     PublishModel,
     RegisterClient,
+    SignUpload,
+    UploadView,
     names,
 )
 from fedqueue.messages.feed import DeletedView, DeleteProject, StatusesView, StatusView, UpdateStatus, UpdateStatuses
 from tasks.base import hint, hub_task, tell_others
-from tasks.domain import deletion, models, runs
+from tasks.domain import deletion, models, runs, uploads
 from tasks.domain.errors import RunNotBegun
 from tasks.domain.views import view_artifact, view_latest, view_model
 from tasks.hub import Hub
@@ -85,7 +87,13 @@ def get(hub: Hub, message: ModelRef) -> ModelView:
 @hub_task(names.MODELS_LATEST, LatestModel)
 def latest(hub: Hub, message: LatestModel) -> LatestView:
     """The newest model to train from."""
-    return view_latest(hub, message.model_id, message.include_data)
+    return view_latest(hub, message)
+
+
+@hub_task(names.MODELS_UPLOAD_URL, SignUpload)
+def upload_url(hub: Hub, message: SignUpload) -> UploadView:
+    """Where a client without credentials may put model data."""
+    return uploads.sign_upload(hub, message)
 
 
 @hub_task(names.MODELS_UPDATE_STATUS, UpdateStatus)

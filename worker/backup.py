@@ -23,6 +23,7 @@ from sqlalchemy.engine import URL, make_url
 from config.settings import Settings
 from connectors.storage.garbage import is_digest
 from fedqueue.blobs import STORE_MARK, blob_path, keep_blob, new_blob, path_of, sync_folder
+from fedqueue.buckets import is_bucket
 from worker.bootstrap import build_metadata
 from worker.errors import BackupRefused
 from worker.supervisor import home_held
@@ -45,6 +46,11 @@ def back_up(settings: Settings, folder: Path, *, store_only: bool = False) -> Co
 
     Blobs are linked where the folder is on the store's file system, and copied otherwise. Raises: BackupRefused.
     """
+    if is_bucket(settings.store_url):
+        _check_bucket(store_only)
+        with _told(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            return Copied(_dump(settings, folder), 0)
     root = path_of(settings.store_url)
     with _told(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -63,11 +69,22 @@ def restore(settings: Settings, folder: Path, *, store_only: bool = False) -> Co
     """
     settings.home.mkdir(parents=True, exist_ok=True)
     with home_held(settings), _told(folder):
+        if is_bucket(settings.store_url):
+            _check_bucket(store_only)
+            return Copied(_load(settings, folder), 0)
         if not (folder / _STORE).is_dir():
             raise BackupRefused(f"{folder} holds no backup: there is no folder {_STORE} in it")
         # The blobs first: no row may name what is not there yet.
         blobs = _copy_blobs(folder / _STORE, path_of(settings.store_url))
         return Copied(None if store_only else _load(settings, folder), blobs)
+
+
+def _check_bucket(store_only: bool) -> None:
+    if store_only:
+        raise BackupRefused(
+            "the store is a bucket: copies of it are its provider's affair (versions, replication), and a database "
+            "that is restored needs no blob that a later one would not name"
+        )
 
 
 # --- the database -----------------------------------------------------------------------------------------------

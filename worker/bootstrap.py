@@ -16,6 +16,7 @@ from config.settings import Settings
 from connectors.broker.redis_transport import take_safely_from_redis
 from connectors.metadata import BaseMetadataConnector
 from connectors.model_data import BaseModelDataConnector
+from fedqueue.buckets import is_bucket
 from fedqueue.signing import BindingAMQP, Signer, SigningFailed, SigningFiles
 from tasks.draining import Drain
 from tasks.hub import Hub
@@ -144,7 +145,6 @@ def build_model_data(
 
     What the metadata connector knows of tells a store that is away from a new one.
     """
-    from connectors.storage.file_connector import FileModelDataConnector
     from connectors.storage.limits import Limits
 
     limits = Limits(
@@ -157,6 +157,19 @@ def build_model_data(
     )
     # What FMA's API has stored is read there, and copied into the store like any other submission.
     media = () if settings.fma_media is None else (settings.fma_media,)
+    if is_bucket(settings.store_url):
+        from connectors.storage.object_connector import ObjectModelDataConnector
+
+        return ObjectModelDataConnector(
+            settings.store_url,
+            cache=settings.cache_folder,
+            cache_bytes=int(settings.cache_bytes),
+            outside_roots=(*settings.store_outside_roots, *media, *outside, *settings.store_outside_urls),
+            limits=limits,
+            named=metadata.pull_newest_digests,
+        )
+    from connectors.storage.file_connector import FileModelDataConnector
+
     return FileModelDataConnector(
         settings.store_url,
         outside_roots=(*settings.store_outside_roots, *media, *outside),

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import multiprocessing
+
 import structlog
 
 from config.settings import Settings
 from connectors.errors import DatabaseUnavailable, StoreUnavailable
+from fedqueue.buckets import is_bucket
 from worker.bootstrap import build_metadata, build_model_data
 
 log = structlog.get_logger(__name__)
@@ -16,11 +19,21 @@ def look_at_store(settings: Settings) -> None:
 
     Here and not at the first use: clients on this machine write into the store, and begin none.
     """
+    if is_bucket(settings.store_url):
+        # This is the pool's parent: what obstore runs on does not survive a fork, so it may not begin here.
+        looking = multiprocessing.get_context("fork").Process(target=_look, args=(settings,), daemon=True)
+        looking.start()
+        looking.join()
+    else:
+        _look(settings)
+
+
+def _look(settings: Settings) -> None:
     metadata = build_metadata(settings)
     try:
         build_model_data(settings, metadata).check()
     except (DatabaseUnavailable, StoreUnavailable) as error:
         log.warning("the store can't be used now", reason=str(error))
     finally:
-        # This is the pool's parent: a connection left open here would be inherited by every child.
+        # A connection left open here would be inherited by every child.
         metadata.close()

@@ -48,6 +48,8 @@ from fedqueue.messages.models import (
     Policy,
     PublishModel,
     RegisterClient,
+    SignUpload,
+    UploadView,
 )
 from fedqueue.messages.trusts import (
     AddTrust,
@@ -120,6 +122,7 @@ __all__ = [
     "SetClientTrust",
     "SetModelTrusts",
     "SetSlot",
+    "SignUpload",
     "StatusView",
     "StatusesView",
     "SubmitModelUpdate",
@@ -128,5 +131,6 @@ __all__ = [
     "UpdateStatus",
     "UpdateStatuses",
     "UpdateView",
+    "UploadView",
     "View",
 ]

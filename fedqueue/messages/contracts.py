@@ -39,6 +39,8 @@ from fedqueue.messages.models import (
     ModelView,
     PublishModel,
     RegisterClient,
+    SignUpload,
+    UploadView,
 )
 from fedqueue.messages.trusts import (
     AddTrust,
@@ -97,6 +99,7 @@ _ALL: Final = (
     Contract(names.MODELS_REGISTER_CLIENT, RegisterClient, ClientView),
     Contract(names.MODELS_GET, ModelRef, ModelView),
     Contract(names.MODELS_LATEST, LatestModel, LatestView),
+    Contract(names.MODELS_UPLOAD_URL, SignUpload, UploadView),
     Contract(names.MODELS_PROGRESS, GetProgress, ProgressView),
     Contract(names.MODELS_PUBLISH, PublishModel, ArtifactView),
     Contract(names.MODELS_DELETE, ModelRef, DeletedView),

@@ -92,6 +92,15 @@ class LatestModel(Message):
 
     model_id: UUID
     include_data: bool = Field(default=False, description="Also the values, for a JSON model small enough to travel.")
+    include_download_url: bool = Field(
+        default=False, description="Also a URL to read the data by without credentials, where the store is a bucket."
+    )
+
+
+class SignUpload(Message):
+    """fedqueue.models.upload_url: where a client without credentials may put model data."""
+
+    size_bytes: int | None = Field(default=None, ge=0, description="What is to be put there; null: not known yet.")
 
 
 class RegisterClient(Message):
@@ -160,6 +169,14 @@ class LatestView(View):
     num_examples: float = 0.0
     status: str
     data: JsonValue = None
+    download_url: str | None = Field(default=None, repr=False, description="Whoever has it may read, for an hour.")
+
+
+class UploadView(View):
+    """A PUT to `url` and `uri` in a message: the hub takes the data in from there, and deletes what lies there."""
+
+    url: str = Field(repr=False, description="Whoever has it may write there, for an hour.")
+    uri: str
 
 
 class ArtifactView(View):

@@ -29,6 +29,7 @@ EXAMPLES: Final[Mapping[str, Mapping[str, Any]]] = {
     names.MODELS_REGISTER_CLIENT: {"model_id": _MODEL, "client_id": _CLIENT, "name": "north"},
     names.MODELS_GET: {"model_id": _MODEL},
     names.MODELS_LATEST: {"model_id": _MODEL, "include_data": True},
+    names.MODELS_UPLOAD_URL: {"size_bytes": 4_000_000},
     names.MODELS_PROGRESS: {"model_id": _MODEL},
     names.MODELS_PUBLISH: {"model_id": _MODEL, "version": "1.0", "aggregate_id": 7, "user_id": "ada"},
     names.MODELS_DELETE: {"model_id": _MODEL, "user_id": "ada"},

@@ -45,6 +45,16 @@ class ModelIsOver(Refused):
         super().__init__(f"model {model.uuid} is {model.status}: its run takes no more updates")
 
 
+class NoSignedUrls(Refused):
+    """The hub's store is no bucket: there is nothing to sign."""
+
+
+class UploadTooLarge(Refused):
+    """More than the hub would take in."""
+
+    field = "size_bytes"
+
+
 class InvalidPolicy(Refused):
     """An aggregator, a requirement or one of their arguments that the hub does not know or can't use."""
 

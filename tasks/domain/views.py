@@ -7,11 +7,12 @@ from uuid import UUID
 
 from connectors.errors import ModelDataError
 from connectors.records import DataFormat, FederatedModel, ModelArtifact, UpdateStatus
-from fedqueue.messages import ArtifactView, LatestView, ModelView, UpdateView
+from fedqueue.messages import ArtifactView, LatestModel, LatestView, ModelView, UpdateView
 from fedqueue.messages.names import INLINE_DATA_LIMIT
 from tasks.domain.models import find_model
 from tasks.domain.requirements import check_requirement
 from tasks.domain.submission import Submission
+from tasks.domain.uploads import sign_download
 from tasks.hub import Hub
 
 
@@ -69,12 +70,12 @@ def view_artifact(model_id: UUID, artifact: ModelArtifact) -> ArtifactView:
     )
 
 
-def view_latest(hub: Hub, model_id: UUID, include_data: bool) -> LatestView:
+def view_latest(hub: Hub, message: LatestModel) -> LatestView:
     """The newest aggregate, else the initial artifact, else where the model stands without either.
 
-    Raises: UnknownModel.
+    Raises: UnknownModel, NoSignedUrls.
     """
-    model = find_model(hub, model_id)
+    model = find_model(hub, message.model_id)
     aggregate = hub.metadata.pull_latest_model_aggregate(model)
     artifact = None if aggregate is not None else hub.metadata.pull_model_artifact(model, "initial")
     source = aggregate or artifact
@@ -82,12 +83,14 @@ def view_latest(hub: Hub, model_id: UUID, include_data: bool) -> LatestView:
     if source is None:
         return view
     data = None
-    if include_data and model.data_format is DataFormat.JSON:
+    if message.include_data and model.data_format is DataFormat.JSON:
         try:
             data = json.loads(hub.model_data.pull_bytes(source.data, INLINE_DATA_LIMIT))
         except ModelDataError:
             data = None  # too large to travel: the uri tells where it is
     found = {"uri": source.data.uri, "digest": source.data.digest, "data": data}
+    if message.include_download_url:
+        found["download_url"] = sign_download(hub, source.data)
     if aggregate is not None:
         found |= {
             "number": aggregate.number,

@@ -45,6 +45,7 @@ OTHERS = {
     names.MODELS_CREATE,
     names.MODELS_DELETE,
     names.MODELS_DELETE_FOR_PROJECT,
+    names.MODELS_UPLOAD_URL,
     names.ROUNDS_POLL,
     names.TRUSTS_ADD,
     names.TRUSTS_SET_SLOT,

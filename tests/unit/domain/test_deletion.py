@@ -14,6 +14,7 @@ from connectors.sql.connector import SqlAlchemyMetadataConnector
 from fedqueue.messages import (
     AddScore,
     EditModel,
+    LatestModel,
     ModelRef,
     Policy,
     PublishModel,
@@ -46,7 +47,7 @@ ASKS: dict[str, Callable[[Hub, UUID, UUID], Any]] = {
         hub, AddScore(model_id=model, aggregate_id=1, client_id=client, validation_results={})
     ),
     "get": lambda hub, model, _: find_model(hub, model),
-    "latest": lambda hub, model, _: view_latest(hub, model, False),
+    "latest": lambda hub, model, _: view_latest(hub, LatestModel(model_id=model)),
     "status": lambda hub, model, _: update_status(hub, UpdateStatus(model_id=model, status="STOPPED", user_id="ada")),
     "ask": lambda hub, model, _: update_status(hub, UpdateStatus(model_id=model)),
     "approve": lambda hub, model, _: set_model_trusts(hub, SetModelTrusts(model_id=model, trust_ids=[])),

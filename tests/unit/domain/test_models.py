@@ -9,7 +9,16 @@ from uuid import uuid4
 import pytest
 
 from connectors.records import ModelStatus
-from fedqueue.messages import AddScore, CreateModel, DataRef, EditModel, Policy, PublishModel, RegisterClient
+from fedqueue.messages import (
+    AddScore,
+    CreateModel,
+    DataRef,
+    EditModel,
+    LatestModel,
+    Policy,
+    PublishModel,
+    RegisterClient,
+)
 from tasks.domain.errors import (
     InvalidModelData,
     InvalidPolicy,
@@ -96,13 +105,13 @@ def test_a_model_id_is_not_for_another_model(bench: Any) -> None:
 def test_the_initial_model_is_the_first_to_train_from(bench: Any) -> None:
     model = create_model(bench.hub, CreateModel(model_id=uuid4(), data_format="json", initial_data=[[1, 2], [3]]))
     assert model.tensors == (("0", (2,), "F64"), ("1", (1,), "F64"))
-    latest = view_latest(bench.hub, model.uuid, include_data=True)
+    latest = view_latest(bench.hub, LatestModel(model_id=model.uuid, include_data=True))
     assert (latest.number, latest.aggregate_id, latest.data) == (0, None, [[1, 2], [3]])
 
 
 def test_a_model_without_anything_to_train_from_says_so(bench: Any) -> None:
     model = create_model(bench.hub, CreateModel(model_id=uuid4()))
-    latest = view_latest(bench.hub, model.uuid, include_data=False)
+    latest = view_latest(bench.hub, LatestModel(model_id=model.uuid))
     assert (latest.number, latest.uri, latest.status) == (0, None, "PENDING")
 
 
@@ -244,7 +253,7 @@ def test_the_latest_is_the_newest_aggregate_with_its_parent(bench: Any) -> None:
     first = bench.post(model)
     bench.submit(model, one, [2.0], base_aggregate=first.id)
     second = bench.post(model)
-    latest = view_latest(bench.hub, model.uuid, include_data=True)
+    latest = view_latest(bench.hub, LatestModel(model_id=model.uuid, include_data=True))
     assert (latest.number, latest.aggregate_id, latest.parent_id) == (2, second.id, first.id)
     assert (latest.data, latest.uri, latest.digest) == ([2.0], second.data.uri, second.data.digest)
     assert run_round(bench.hub, model.id).outcome == "idle"

@@ -1,0 +1,122 @@
+"""The client's end of a bucket: with credentials of its own, or by URLs that the hub signs for it."""
+
+from __future__ import annotations
+
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, Final, Protocol
+from urllib.parse import urlsplit
+
+from fedqueue.blobs import digest_of
+from fedqueue.buckets import Bucket, BucketUnavailable, ObjectMissing, blob_key, is_bucket
+from fedqueue.errors import StoreUnreachable
+from fedqueue.messages import DataRef, UploadView
+from fedqueue.payload import SharedStore, Store, checked
+
+# In place of a store's URL: all data goes by URLs that the hub signs.
+SIGNED_URLS: Final = "signed"
+_SECONDS: Final = 60.0  # that a server may be silent
+
+
+class AsksForUrls(Protocol):
+    """The part of a client that asks the hub for signed URLs."""
+
+    def upload_url(self, size_bytes: int | None = None) -> UploadView:
+        """Where to put data, and how to name it then."""
+
+
+def open_store(store_url: str | None, asking: AsksForUrls) -> Store:
+    """The store of that URL; connects to nothing yet. Raises: ValueError for a bucket's URL that is none."""
+    if store_url == SIGNED_URLS:
+        return SignedStore(asking)
+    if store_url is not None and is_bucket(store_url):
+        return BucketStore(store_url)
+    return SharedStore(store_url)
+
+
+class _Staging(Store):
+    """A store whose blobs are written on this machine first."""
+
+    @contextmanager
+    def _writing(self) -> Iterator[BinaryIO]:
+        with tempfile.NamedTemporaryFile(prefix="fedqueue-") as file:
+            yield file  # type: ignore[misc]  # the wrapper has BinaryIO's methods
+
+
+class BucketStore(_Staging):
+    """A bucket that this client may read and write itself."""
+
+    def __init__(self, url: str) -> None:
+        """Raises: ValueError."""
+        self._bucket = Bucket(url)
+
+    def read(self, uri: str, digest: str) -> bytearray:
+        """From the bucket. Raises: StoreUnreachable, DataCorrupt."""
+        buffer = bytearray()
+        try:
+            for piece in self._bucket.read(blob_key(digest)):
+                buffer += piece
+        except (ObjectMissing, BucketUnavailable) as error:
+            raise StoreUnreachable(str(error)) from error
+        return checked(buffer, uri, digest)
+
+    def _keep(self, file: BinaryIO, digest: str | None = None) -> DataRef:
+        file.flush()
+        path = Path(file.name)
+        digest = digest or digest_of(path)
+        try:
+            self._bucket.put_blob(path, digest)
+        except BucketUnavailable as error:
+            raise StoreUnreachable(str(error)) from error
+        return DataRef(uri=self._bucket.uri_of(blob_key(digest)), digest=digest)
+
+
+class SignedStore(_Staging):
+    """A bucket that this client has no credentials for."""
+
+    wants_url = True
+
+    def __init__(self, asking: AsksForUrls) -> None:
+        self._asking = asking
+
+    def read(self, uri: str, digest: str) -> bytearray:
+        """By a URL that the hub has signed. Raises: StoreUnreachable, DataCorrupt."""
+        with _asked(urllib.request.Request(_plain(uri))) as answer:  # noqa: S310  # http or https, by _plain
+            buffer = bytearray(answer.read())
+        return checked(buffer, uri.partition("?")[0], digest)
+
+    def _keep(self, file: BinaryIO, digest: str | None = None) -> DataRef:
+        file.flush()
+        path = Path(file.name)
+        size = path.stat().st_size
+        granted = self._asking.upload_url(size)
+        headers = {"Content-Length": str(size), "Content-Type": "application/octet-stream"}
+        if ".blob.core." in granted.url:
+            headers["x-ms-blob-type"] = "BlockBlob"  # which Azure wants to be told
+        with path.open("rb") as data:
+            request = urllib.request.Request(_plain(granted.url), data=data, method="PUT", headers=headers)  # noqa: S310
+            with _asked(request):
+                pass
+        return DataRef(uri=granted.uri, digest=digest or digest_of(path))
+
+
+def _plain(url: str) -> str:
+    if urlsplit(url).scheme not in ("https", "http"):
+        raise StoreUnreachable("the hub gave a URL that is none of http or https")
+    return url
+
+
+@contextmanager
+def _asked(request: urllib.request.Request) -> Iterator[BinaryIO]:
+    place = request.full_url.partition("?")[0]  # what comes after it is the signature
+    try:
+        with urllib.request.urlopen(request, timeout=_SECONDS) as answer:  # noqa: S310  # http or https, by _plain
+            yield answer
+    except urllib.error.HTTPError as error:
+        raise StoreUnreachable(f"{place}: {error.code} {error.reason}") from error
+    except OSError as error:
+        raise StoreUnreachable(f"{place}: {error}") from error
