@@ -1,7 +1,7 @@
 """FMA's tables as fma-django 0.0.1 and its migrations make them: what the hub reads there and writes.
 
 Columns that the hub has no use for are left out where they need no value. `create_all` makes what is here, for tests
-that have no Django; tests/integration/test_fma.py holds it against what Django makes.
+that have no Django; tests/bridges/test_fma.py holds it against what Django makes.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Taking over what FMA's API wrote, its rows put there by SQL; tests/integration/test_fma.py has a real Django."""
+"""Taking over what FMA's API wrote, its rows put there by SQL; tests/bridges/test_fma.py has a real Django."""
 
 from __future__ import annotations
 

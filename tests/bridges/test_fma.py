@@ -28,12 +28,13 @@ from tests.fma_places import Place, beside
 from tests.servers import fresh_database
 
 pytestmark = [
+    pytest.mark.wide,
     pytest.mark.slow,
-    pytest.mark.skipif(not PYTHON.exists(), reason="FMA's environment is missing: run `make peers`"),
+    pytest.mark.skipif(not PYTHON.exists(), reason=".peers/fma is not there: run `make peers`"),
 ]
 
 
-@pytest.fixture(scope="module", params=["sqlite", pytest.param("postgresql", marks=pytest.mark.wide)])
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
 def deployment(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     """One for all tests, each of which makes models of its own: Django takes seconds to start."""
     home = tmp_path_factory.mktemp("fma")

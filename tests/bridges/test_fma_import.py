@@ -20,8 +20,9 @@ from tests.fma_places import Place, beside
 from tests.hubs import run_worker_command
 
 pytestmark = [
+    pytest.mark.wide,
     pytest.mark.slow,
-    pytest.mark.skipif(not PYTHON.exists(), reason="FMA's environment is missing: run `make peers`"),
+    pytest.mark.skipif(not PYTHON.exists(), reason=".peers/fma is not there: run `make peers`"),
 ]
 
 
