@@ -4,7 +4,8 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 ARGS ?=
 bin := .venv/bin
 
-.PHONY: demo test setup lint types imports unit locks wire peers example-node example-fma benchmarks-smoke benchmarks chaos fuzz clean
+.PHONY: demo test setup lint types imports unit locks wire peers bridges example-flower example-nvflare example-fma example-node \
+	benchmarks-smoke benchmarks chaos fuzz clean
 
 demo: setup
 	$(bin)/python -m worker demo $(ARGS)
@@ -44,6 +45,7 @@ locks: setup .peers/node/installed
 	$(bin)/uv pip compile --quiet --universal --generate-hashes --no-header --python-version 3.11 requirements/dev.in --output-file requirements/dev.txt
 	$(bin)/uv pip compile --quiet --universal --generate-hashes --no-header --python-version 3.11 requirements/peers-flower.in --output-file requirements/peers-flower.txt
 	$(bin)/uv pip compile --quiet --universal --generate-hashes --no-header --python-version 3.11 requirements/peers-nvflare.in --output-file requirements/peers-nvflare.txt
+	$(bin)/uv pip compile --quiet --universal --generate-hashes --no-header --python-version 3.11 requirements/peers-mirrors.in --output-file requirements/peers-mirrors.txt
 	$(bin)/uv pip compile --quiet --universal --generate-hashes --no-header --python-version 3.11 requirements/peers-fastapi.in --output-file requirements/peers-fastapi.txt
 	$(bin)/uv pip compile --quiet --universal --generate-hashes --no-header --python-version 3.11 requirements/peers-node.in --output-file requirements/peers-node.txt
 	$(bin)/uv pip compile --quiet --universal --generate-hashes --no-header --python-version 3.11 requirements/peers-fma.in --output-file requirements/peers-fma.txt
@@ -56,7 +58,7 @@ wire: setup
 	$(bin)/python -m fedqueue.wire docs/wire
 
 # What others do, each in an environment of its own: benchmarks/aggregation.py and benchmarks/events.py measure against it.
-peers: .peers/flower/installed .peers/nvflare/installed .peers/fastapi/installed $(node_packages) .peers/node/node_modules/.package-lock.json .peers/fma/installed
+peers: .peers/flower/installed .peers/nvflare/installed .peers/fastapi/installed .peers/mirrors/installed .peers/fma/installed $(node_packages) .peers/node/node_modules/.package-lock.json
 
 .peers/%/installed: requirements/peers-%.txt
 	test -x .peers/$*/bin/python || $(PYTHON) -m venv .peers/$*
@@ -88,6 +90,17 @@ example-node: setup $(node_packages)
 example-fma: setup .peers/fma/installed
 	$(bin)/python -m examples.fma $(ARGS)
 
+# Flower's ServerApp and NVIDIA FLARE's server ask and collect, the hub aggregates: whole, and killed in the middle of a round.
+example-flower: setup .peers/flower/installed
+	$(bin)/python -m examples.flower $(ARGS)
+	$(bin)/python -m examples.flower --kill $(ARGS)
+
+example-nvflare: setup .peers/nvflare/installed
+	$(bin)/python -m examples.nvflare $(ARGS)
+	$(bin)/python -m examples.nvflare --kill $(ARGS)
+
+bridges: example-flower example-nvflare example-fma example-node
+
 # The full sizes want a quiet machine: some ten minutes and 12 GB of memory.
 benchmarks: setup peers
 	$(bin)/python -m benchmarks.aggregation $(ARGS)
@@ -99,6 +112,7 @@ benchmarks-smoke: setup peers
 	$(bin)/python -m benchmarks.memory --quick
 	$(bin)/python -m benchmarks.latency --updates 30 --database both --any-speed
 	$(bin)/python -m benchmarks.events --quick --any-speed
+	$(bin)/python -m benchmarks.bridges --quick --any-speed
 
 # A million inputs or ten minutes for each parser, whichever is over first: more than an hour on two cores.
 fuzz: setup

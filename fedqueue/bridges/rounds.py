@@ -1,0 +1,137 @@
+"""The rounds of an FL server that asks, collects and decides itself, and leaves the aggregating to a hub.
+
+While the server collects, the model's requirement can't be met. When the server says that a round's updates are in,
+the requirement is lifted: the hub runs the round over what is there. What the server knows dies with it, the hub's
+aggregates do not: a server that is started anew goes on at the round it was in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+from uuid import UUID, uuid5
+
+from fedqueue.arguments import PolicyFields
+from fedqueue.client import Client
+from fedqueue.errors import InvalidArgument, Rejected, RoundNotPosted, UpdateRejected
+from fedqueue.messages import LatestView, ModelView
+from fedqueue.model_calls import FetchedModel
+from fedqueue.payload import ModelData
+
+# More clients than there are: while a round's updates come in, the hub waits for the server's word.
+_CLOSED: Mapping[str, Any] = {"requirement": "require_x_clients", "requirement_args": {"x": 1_000_000}}
+_LIFTED: Mapping[str, Any] = {"requirement": None, "requirement_args": None}
+
+
+class ServerRounds:
+    """One model's. `made_by` names the server's make: in the hub's audit, and in the ids of what it sends.
+
+    `policy`: fields of `Client.create_model`, for a model that is not there yet.
+    Raises: InvalidArgument for a policy that is the server's own affair.
+    """
+
+    def __init__(
+        self, hub: Client, model_id: UUID, made_by: str, policy: PolicyFields | None = None, timeout: float = 600.0
+    ) -> None:
+        self._hub = hub
+        self._model_id = model_id
+        self._made_by = made_by
+        self._policy = dict(policy or {})
+        self._timeout = timeout
+        self._base: LatestView | None = None
+        self._registered: set[UUID] = set()
+        own = {"max_rounds", "requirement", "requirement_args", "initial"} & self._policy.keys()
+        if own:
+            raise InvalidArgument("policy", f"{', '.join(sorted(own))} can't be given: the server's rounds decide it")
+
+    def watch(self) -> None:
+        """Let there be a model of which the server only tells: it aggregates itself."""
+        if self._find() is None:
+            self._create()
+
+    def _find(self) -> ModelView | None:
+        try:
+            return self._hub.get_model(self._model_id)
+        except Rejected as refusal:
+            if refusal.kind != "UnknownModel":
+                raise
+        return None
+
+    def _create(self, **fields: Any) -> ModelView:
+        return self._hub.create_model(model_id=self._model_id, user_id=self._made_by, **{**self._policy, **fields})
+
+    def begin(self, initial: Callable[[], ModelData], num_rounds: int | None) -> FetchedModel:
+        """What the training begins with, and at which number: the hub's newest aggregate, or `initial` as number 0.
+
+        After `num_rounds` the model's run is over (None: when the server says so).
+        Raises: RoundNotPosted if somebody stopped the model.
+        """
+        model = self._find() or self._create(initial=initial(), max_rounds=num_rounds, **_CLOSED)
+        if model.requirement is None and model.updates.get("PENDING", 0) + model.updates.get("RUNNING", 0) > 0:
+            # The round was complete when the server before this one ended: the hub is about to post it.
+            self._hub.wait_for_aggregate(self._model_id, after=model.aggregates, timeout=self._timeout)
+        newest = self._hub.fetch_latest(self._model_id)
+        if num_rounds is None or newest.number < num_rounds:
+            self._go_on(model, newest.number, num_rounds)
+        return newest
+
+    def _go_on(self, model: ModelView, number: int, num_rounds: int | None) -> None:
+        if model.status == "STOPPED":
+            raise RoundNotPosted(
+                f"model {self._model_id} was stopped at aggregate {number}: whoever stopped it may start a new run of "
+                "it (Client.start_run)",
+                number,
+            )
+        if model.max_rounds != num_rounds:
+            self._hub.edit_model(self._model_id, user_id=self._made_by, max_rounds=num_rounds)
+        if model.status in ("ERROR", "RESULTS_UPLOADED", "RESULTS_UPLOAD_FAILED"):
+            self._hub.start_run(self._model_id, user_id=self._made_by)
+
+    def open(self) -> LatestView:
+        """A round begins: the hub waits, and what it has now is what the participants train from."""
+        self._hub.edit_model(self._model_id, user_id=self._made_by, **_CLOSED)
+        self._base = self._hub.latest(self._model_id)
+        return self._base
+
+    def submit(
+        self,
+        participant: str,
+        data: ModelData,
+        *,
+        round_number: int,
+        digest: str,
+        num_examples: float,
+        num_steps: float | None = None,
+        loss: float | None = None,
+        metrics: Mapping[str, float] | None = None,
+    ) -> str | None:
+        """Why the hub did not take a participant's update; None if it did. A repeat of the same digest counts once."""
+        assert self._base is not None, "a round is opened before its updates come"
+        # The same after every restart: what the participant sends for a round replaces what it sent before.
+        client_id = uuid5(self._model_id, f"{self._made_by} client {participant}")
+        if client_id not in self._registered:
+            self._hub.register_client(self._model_id, client_id, name=participant)
+            self._registered.add(client_id)
+        try:
+            self._hub.submit_update(
+                self._model_id,
+                client_id,
+                data,
+                num_examples=num_examples,
+                num_steps=None if num_steps is None else int(num_steps),
+                loss=loss,
+                base_aggregate=self._base.aggregate_id,
+                metrics=metrics,
+                submission_id=uuid5(self._model_id, f"{self._made_by} round {round_number} {participant} {digest}"),
+                patience=self._timeout,
+            )
+        except UpdateRejected as refusal:
+            return str(refusal)
+        return None
+
+    def close(self) -> FetchedModel:
+        """The round's updates are in: the hub's next aggregate. Raises: RoundNotPosted, Unanswered."""
+        assert self._base is not None, "a round is opened before it is closed"
+        self._hub.edit_model(self._model_id, user_id=self._made_by, **_LIFTED)
+        self._hub.wait_for_aggregate(self._model_id, after=self._base.number, timeout=self._timeout)
+        return self._hub.fetch_latest(self._model_id)

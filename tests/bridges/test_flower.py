@@ -1,0 +1,53 @@
+"""Flower on a hub: its own strategies, messages and simulation, in an environment of its own."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from config.settings import Settings
+from tests.bridges.other_side import run_tests_there
+from tests.hubs import ROOT
+from worker.supervisor import Supervisor
+
+PROGRAMS = ROOT / ".peers/flower/bin"
+
+pytestmark = [
+    pytest.mark.wide,
+    pytest.mark.slow,
+    pytest.mark.skipif(not (PROGRAMS / "flwr").exists(), reason=".peers/flower is not there: run `make peers`"),
+]
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[Path]:
+    with Supervisor(Settings(home=tmp_path / "hub")) as running:
+        yield running.settings.home
+
+
+def test_a_strategy_does_in_flowers_environment_what_it_promises(home: Path, tmp_path: Path) -> None:
+    run_tests_there(PROGRAMS / "python", "flower_side.py", home, tmp_path, FLWR_TELEMETRY_ENABLED="0")
+
+
+def test_the_example_goes_on_after_its_server_was_killed() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "examples.flower", "--kill", "--rounds", "4"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr
+    last = done.stdout.splitlines()[-1]
+    found = re.fullmatch(
+        r"flower: 4 rounds, 40 updates counted once each, RESULTS_UPLOADED, ServerApp killed in round 3, "
+        r"accuracy (\S+) \(undisturbed (\S+)\)",
+        last,
+    )
+    assert found, last
+    assert float(found[1]) == pytest.approx(float(found[2]), abs=0.03)
