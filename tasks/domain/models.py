@@ -31,6 +31,7 @@ from tasks.domain.errors import (
 )
 from tasks.domain.json_schemas import find_schema_fault
 from tasks.domain.lifecycle import advance
+from tasks.domain.notifications import tell
 from tasks.domain.requirements import check_requirement
 from tasks.hub import Hub
 
@@ -170,6 +171,13 @@ def publish_model(hub: Hub, message: PublishModel) -> ModelArtifact:
             ModelArtifact(0, model.id, message.version, aggregate.data, aggregate.id)
         )
         metadata.add_audit(model, AuditAction.PUBLISH, message.user_id)
+        details = {
+            "version": artifact.version,
+            "aggregate_id": aggregate.id,
+            "uri": artifact.data.uri,
+            "digest": artifact.data.digest,
+        }
+        tell(hub, model, "artifact.published", f"artifact.published:{model.uuid}:{artifact.version}", details)
         if message.final:
             finish_model(hub, model, message.user_id)
         return artifact

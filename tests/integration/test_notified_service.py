@@ -18,10 +18,10 @@ import pytest
 
 from config.loading import load_settings
 from connectors.records import FederatedModel
-from fedqueue.messages import CreateModel, ModelRef, SubmitModelUpdate
+from fedqueue.messages import CreateModel, ModelRef, PublishModel, SubmitModelUpdate
 from fedqueue.messages.feed import UpdateStatus
 from tasks.domain.deletion import delete_model
-from tasks.domain.models import create_model
+from tasks.domain.models import create_model, publish_model
 from tasks.domain.notifications import send_waiting
 from tasks.domain.rounds import run_round
 from tasks.domain.runs import update_status
@@ -103,6 +103,7 @@ def run_through(app: HubCelery) -> FederatedModel:
         sent = SubmitModelUpdate(submission_id=uuid4(), model_id=model.uuid, client_id=client, data=data)
         submit_update(app.hub, sent)
     assert run_round(app.hub, model.id).outcome == "posted"
+    publish_model(app.hub, PublishModel(model_id=model.uuid, version="1.0"))
     ask(app, model.uuid, "STOPPED", "ada")
     ask(app, model.uuid, "INITIATED", "ada")
     delete_model(app.hub, ModelRef(model_id=model.uuid, user_id="ada"))
@@ -123,6 +124,7 @@ def test_the_page_s_receiver_hears_a_model_s_life_once_and_in_order(
         "update.quarantined",
         "model.status_changed",  # RUNNING, by its first claim
         "aggregate.posted",
+        "artifact.published",
         "model.status_changed",  # STOPPED
         "model.finished",
         "model.status_changed",  # INITIATED, a user's new run
