@@ -30,19 +30,23 @@ _LONGEST_REST = 2.0
 _LONGEST_FIELD = 200  # characters, as dead letters keep it: a field may be named by its sender
 
 
-def hub_task(name: str, message_type: type[M], **options: Any) -> Callable[[Callable[[Hub, M], View | None]], Task]:
+def hub_task(
+    name: str, message_type: type[M], *, asks: bool = False, **options: Any
+) -> Callable[[Callable[[Hub, M], View | None]], Task]:
     """Make `work(hub, message)` the task called `name`.
 
     Its only argument is `message_type` as JSON; it returns an Answer as JSON. A message that is no `message_type`, or
-    that `work` refuses, is answered with a Rejection, kept as a dead letter and not tried again. While the database,
-    the store or the broker is away, the task comes back after a pause, for as long as it takes.
+    that `work` refuses, is answered with a Rejection, kept as a dead letter and not tried again. What only `asks` and
+    is refused by `work` is answered and not kept: nothing is lost with a question, least of all whether a model is
+    there. While the database, the store or the broker is away, the task comes back after a pause, for as long as it
+    takes.
     """
 
     def decorate(work: Callable[[Hub, M], View | None]) -> Task:
         def run(self: Task, payload: Any) -> dict[str, Any]:
             hub: Hub = self.app.hub
             try:
-                return _answer(hub, name, message_type, payload, work).model_dump(mode="json")
+                return _answer(hub, name, message_type, payload, work, asks=asks).model_dump(mode="json")
             except RunNotBegun as error:
                 # Nothing is away: the process has other things to do meanwhile. It is tried a few times alone.
                 raise come_back(self, error, rests=False) from error
@@ -103,7 +107,9 @@ def come_back(task: Task, error: Unavailable, *, rests: bool = True) -> BaseExce
         return given_back
 
 
-def _answer(hub: Hub, name: str, message_type: type[M], payload: Any, work: Callable[[Hub, M], View | None]) -> Answer:
+def _answer(
+    hub: Hub, name: str, message_type: type[M], payload: Any, work: Callable[[Hub, M], View | None], *, asks: bool
+) -> Answer:
     message = read_message(message_type, payload)
     if isinstance(message, Rejection):
         return reject(hub, name, payload, message)
@@ -113,6 +119,9 @@ def _answer(hub: Hub, name: str, message_type: type[M], payload: Any, work: Call
         return _put_off(hub, name, payload, exceeded)
     except Refused as refused:
         rejection = Rejection(kind=refused.kind, field=refused.field, reason=refused.reason)
+        if asks:
+            _warn(name, rejection)
+            return Answer(rejection=rejection)
         return reject(hub, name, payload, rejection)
     return answer_with(view)
 
@@ -149,10 +158,14 @@ def answer_with(view: View | None) -> Answer:
 
 def reject(hub: Hub, name: str, payload: Any, rejection: Rejection) -> Answer:
     """The answer of a task that refuses, its message kept as a dead letter."""
-    _log.warning("task.refused", task=name, kind=rejection.kind, field=rejection.field, reason=rejection.reason)
+    _warn(name, rejection)
     hub.metadata.transact(
         lambda _: hub.metadata.add_dead_letter(
             name, storable(payload), kind=rejection.kind, field=rejection.field, reason=rejection.reason
         )
     )
     return Answer(rejection=rejection)
+
+
+def _warn(name: str, rejection: Rejection) -> None:
+    _log.warning("task.refused", task=name, kind=rejection.kind, field=rejection.field, reason=rejection.reason)

@@ -78,19 +78,19 @@ def publish(hub: Hub, message: PublishModel) -> ArtifactView:
     return view_artifact(message.model_id, artifact)
 
 
-@hub_task(names.MODELS_GET, ModelRef)
+@hub_task(names.MODELS_GET, ModelRef, asks=True)
 def get(hub: Hub, message: ModelRef) -> ModelView:
     """The model with its counts."""
     return view_model(hub, models.find_model(hub, message.model_id))
 
 
-@hub_task(names.MODELS_LATEST, LatestModel)
+@hub_task(names.MODELS_LATEST, LatestModel, asks=True)
 def latest(hub: Hub, message: LatestModel) -> LatestView:
     """The newest model to train from."""
     return view_latest(hub, message)
 
 
-@hub_task(names.MODELS_UPLOAD_URL, SignUpload)
+@hub_task(names.MODELS_UPLOAD_URL, SignUpload, asks=True)
 def upload_url(hub: Hub, message: SignUpload) -> UploadView:
     """Where a client without credentials may put model data."""
     return uploads.sign_upload(hub, message)

@@ -26,7 +26,7 @@ def add(hub: Hub, message: AddTrust) -> TrustView:
     return trusts.add_trust(hub, message)
 
 
-@hub_task(names.TRUSTS_LIST, ListTrusts)
+@hub_task(names.TRUSTS_LIST, ListTrusts, asks=True)
 def list_all(hub: Hub, message: ListTrusts) -> TrustsView:
     """Trusts with their slots: every one, or those approved for a model."""
     return trusts.list_trusts(hub, message.model_id)

@@ -37,7 +37,8 @@ class Limit(View):
 class Rejection(View):
     """Why a message was refused: it was not carried out, will not be tried again, and is kept as a dead letter.
 
-    Of those that a limit refuses, the first a minute is kept, and says how many there were.
+    Of those that a limit refuses, the first a minute is kept, and says how many there were. A question for what is not
+    there is answered alone.
     """
 
     kind: str = Field(description="Stable name of the rule, e.g. InvalidMessage, UnknownModel, UnknownAggregator.")

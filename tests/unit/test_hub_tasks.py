@@ -14,7 +14,7 @@ from celery.exceptions import Reject, Retry
 from kombu.exceptions import OperationalError
 
 from connectors.errors import BrokerUnavailable, DatabaseUnavailable
-from tasks import models, rounds, updates
+from tasks import feed_reading, models, rounds, updates
 from tasks.base import emit
 from tasks.refusals import Refusals
 from tests.unit.domain.conftest import Bench
@@ -68,7 +68,7 @@ def test_a_message_that_is_none_is_refused_and_kept(bench: Bench, payload: Any, 
 
 def test_a_refusal_of_the_rules_is_answered_and_kept(bench: Bench) -> None:
     missing = str(uuid4())
-    answer = _call(models.get, {"model_id": missing})
+    answer = _call(models.pause, {"model_id": missing})
     assert answer["rejection"] == {
         "kind": "UnknownModel",
         "field": "model_id",
@@ -77,6 +77,16 @@ def test_a_refusal_of_the_rules_is_answered_and_kept(bench: Bench) -> None:
     }
     (letter,) = bench.metadata.pull_dead_letters()
     assert letter.payload == {"model_id": missing}
+
+
+@pytest.mark.parametrize("asks", [models.get, models.latest, feed_reading.list_logs, feed_reading.get_metrics])
+def test_a_question_for_what_is_not_there_is_answered_and_not_kept(bench: Bench, asks: Any) -> None:
+    """Nothing can be done about it later, and whoever asks is answered; a question that is none is a mistake, kept."""
+    answer = _call(asks, {"model_id": str(uuid4())})
+    assert (answer["rejection"]["kind"], answer["value"]) == ("UnknownModel", None)
+    assert bench.metadata.pull_dead_letters() == []
+    assert _call(asks, {"model_id": 7})["rejection"]["kind"] == "InvalidMessage"
+    assert len(bench.metadata.pull_dead_letters()) == 1
 
 
 def test_a_task_comes_back_while_the_database_is_away(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
