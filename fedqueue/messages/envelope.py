@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue
+
+from fedqueue.messages.names import INLINE_DATA_LIMIT
 
 # Row ids and counters as every database can keep them.
 RowId = Annotated[int, Field(ge=1, le=2**63 - 1)]
 Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
+
+
+def _fits_in_a_message(data: JsonValue) -> JsonValue:
+    if len(json.dumps(data, separators=(",", ":"))) > INLINE_DATA_LIMIT:
+        raise ValueError(
+            f"is more than {INLINE_DATA_LIMIT // 1024} KiB of JSON: put it in the store and say where it lies"
+        )
+    return data
+
+
+# Model data within a message. Brokers keep messages in memory, databases those that were refused.
+InlineData = Annotated[JsonValue, AfterValidator(_fits_in_a_message)]
 
 
 class Message(BaseModel):

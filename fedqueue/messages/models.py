@@ -8,7 +8,7 @@ from uuid import UUID
 
 from pydantic import Field, JsonValue
 
-from fedqueue.messages.envelope import Count, Message, RowId, View
+from fedqueue.messages.envelope import Count, InlineData, Message, RowId, View
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="sha256 of the bytes, hexadecimal.")]
 
@@ -59,7 +59,7 @@ class CreateModel(Policy):
     model_id: UUID
     data_format: Literal["safetensors", "json"] = "safetensors"
     initial: DataRef | None = Field(default=None, description="The model to start from.")
-    initial_data: JsonValue = Field(default=None, description="The same inline, for a JSON model.")
+    initial_data: InlineData = Field(default=None, description="The same inline, for a JSON model, up to 256 KiB.")
     clients: list[UUID] = Field(default_factory=list, max_length=10_000)
     user_id: str | None = Field(default=None, max_length=200)
     project_id: str | None = Field(default=None, max_length=200)

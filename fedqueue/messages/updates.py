@@ -7,7 +7,7 @@ from uuid import UUID
 
 from pydantic import Field, JsonValue, model_validator
 
-from fedqueue.messages.envelope import Count, Message, RowId, View
+from fedqueue.messages.envelope import Count, InlineData, Message, RowId, View
 from fedqueue.messages.models import Digest
 
 
@@ -23,7 +23,7 @@ class SubmitModelUpdate(Message):
     base_aggregate: RowId | None = Field(
         default=None, description="Id of the aggregate it was trained from; null: none."
     )
-    data: JsonValue = Field(default=None, description="FMA's lists inline, for a JSON model, up to 256 KiB.")
+    data: InlineData = Field(default=None, description="FMA's lists inline, for a JSON model, up to 256 KiB.")
     data_uri: str | None = Field(default=None, max_length=2000)
     digest: Digest | None = None
     metrics: dict[Annotated[str, Field(max_length=100)], float] = Field(default_factory=dict, max_length=100)

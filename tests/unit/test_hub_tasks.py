@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -64,6 +65,26 @@ def test_a_message_that_is_none_is_refused_and_kept(bench: Bench, payload: Any, 
     assert words in answer["rejection"]["reason"]
     (letter,) = bench.metadata.pull_dead_letters()
     assert (letter.task, letter.kind, letter.field) == ("fedqueue.models.create", "InvalidMessage", field)
+
+
+@pytest.mark.parametrize("over", [0, 1])
+def test_inline_data_is_at_most_256_kib_of_json(bench: Bench, over: int) -> None:
+    """Written without spaces: 131,072 digits, 131,070 commas, two brackets; and the same with one digit more."""
+    data = [1] * (128 * 1024 - 2) + [10 ** (over + 2) - 1]
+    assert len(json.dumps(data, separators=(",", ":"))) == 256 * 1024 + over
+    created = _call(models.create, {"model_id": str(uuid4()), "data_format": "json", "initial_data": data})
+    model, (client,) = bench.model(clients=1)
+    message = {"submission_id": str(uuid4()), "model_id": str(model.uuid), "client_id": str(client), "data": data}
+    submitted = _call(updates.submit, message)
+    if over:
+        rejections = [answer["rejection"] for answer in (created, submitted)]
+        assert [(each["kind"], each["field"]) for each in rejections] == [
+            ("InvalidMessage", "initial_data"),
+            ("InvalidMessage", "data"),
+        ]
+        assert all("more than 256 KiB of JSON: put it in the store" in each["reason"] for each in rejections)
+    else:
+        assert (created["rejection"], submitted["value"]["status"]) == (None, "PENDING")
 
 
 def test_a_refusal_of_the_rules_is_answered_and_kept(bench: Bench) -> None:
