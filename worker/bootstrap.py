@@ -139,9 +139,9 @@ def build_metadata(settings: Settings) -> SqlAlchemyMetadataConnector:
 
 
 def build_model_data(
-    settings: Settings, metadata: BaseMetadataConnector, *, outside: Sequence[Path] = ()
+    settings: Settings, metadata: BaseMetadataConnector, *, outside: Sequence[str | Path] = ()
 ) -> BaseModelDataConnector:
-    """The model data connector; `outside`: more folders that files are taken in from.
+    """The model data connector; `outside`: more folders and buckets that data is taken in from.
 
     What the metadata connector knows of tells a store that is away from a new one.
     """
@@ -157,6 +157,7 @@ def build_model_data(
     )
     # What FMA's API has stored is read there, and copied into the store like any other submission.
     media = () if settings.fma_media is None else (settings.fma_media,)
+    outside_roots = (*settings.store_outside_roots, *settings.store_outside_urls, *media, *outside)
     if is_bucket(settings.store_url):
         from connectors.storage.object_connector import ObjectModelDataConnector
 
@@ -164,7 +165,7 @@ def build_model_data(
             settings.store_url,
             cache=settings.cache_folder,
             cache_bytes=int(settings.cache_bytes),
-            outside_roots=(*settings.store_outside_roots, *media, *outside, *settings.store_outside_urls),
+            outside_roots=outside_roots,
             limits=limits,
             named=metadata.pull_newest_digests,
         )
@@ -172,7 +173,7 @@ def build_model_data(
 
     return FileModelDataConnector(
         settings.store_url,
-        outside_roots=(*settings.store_outside_roots, *media, *outside),
+        outside_roots=outside_roots,
         limits=limits,
         named=metadata.pull_newest_digests,
     )

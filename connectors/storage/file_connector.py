@@ -27,6 +27,7 @@ from connectors.storage.places import as_root, finding, locate, open_file, worki
 from connectors.storage.safetensors_files import SafetensorsReader, SafetensorsWriter
 from connectors.storage.safetensors_layout import LENGTH_BYTES, Headers, lay_out
 from fedqueue.blobs import blob_path, keep_blob, new_blob, read_pieces
+from fedqueue.buckets import Bucket, BucketUnavailable, ObjectMissing, is_bucket, key_in
 
 
 class FileModelDataConnector(BaseModelDataConnector):
@@ -43,7 +44,7 @@ class FileModelDataConnector(BaseModelDataConnector):
         limits: Limits | None = None,
         named: Callable[[], Collection[str]] | None = None,
     ) -> None:
-        """`root` and `outside_roots` are paths or `file://` URLs.
+        """`root` and `outside_roots` are paths or `file://` URLs, the latter also buckets' URLs.
 
         `named` gives digests that the database names, the newest few: with it a store that is away is told from one
         that lacks a blob, and none is made where one was (see StoreMark); without it, the folder is taken as it is.
@@ -58,7 +59,9 @@ class FileModelDataConnector(BaseModelDataConnector):
         self._mark = None if named is None else StoreMark(self._root, named)
         # The store under the name it was given, too: that is how references spell it where a link leads to it.
         self._own_roots = (root, self._root)
-        self._outside_roots = tuple(as_root(outside) for outside in outside_roots)
+        buckets = [outside for outside in outside_roots if isinstance(outside, str) and is_bucket(outside)]
+        self._outside_roots = tuple(as_root(outside) for outside in outside_roots if outside not in buckets)
+        self._outside_buckets = [Bucket(outside) for outside in buckets]
         self._headers = Headers(self._limits)
 
     @property
@@ -115,7 +118,7 @@ class FileModelDataConnector(BaseModelDataConnector):
     # --- streams --------------------------------------------------------------------------------------------------
 
     def take_in(self, uri: str, digest: str | None) -> BlobRef:
-        """The bytes behind a `file://` reference, in the store under their digest from now on.
+        """The bytes behind a reference, in the store under their digest from now on.
 
         What lies in the store already is read once, to check it; anything else is copied in from an outside root.
         Raises: ReferenceRefused, BlobMissing, ModelDataError (CORRUPT, TOO_LARGE), StoreUnavailable.
@@ -123,7 +126,23 @@ class FileModelDataConnector(BaseModelDataConnector):
         if digest is not None and not is_digest(digest):
             raise ReferenceRefused(f"{digest!r} is not a sha256 in hexadecimal")
         with self._there():
-            return self._take_in(uri, digest)
+            return self._fetch(uri, digest) if is_bucket(uri) else self._take_in(uri, digest)
+
+    def _fetch(self, uri: str, digest: str | None) -> BlobRef:
+        for bucket in self._outside_buckets:
+            key = key_in(bucket.url, uri)
+            if key is not None:
+                break
+        else:
+            raise ReferenceRefused(f"{uri!r} lies under none of the configured roots")
+        try:
+            self._check_size(bucket.head(key).size)
+            with working_in(self._root):
+                return self._keep(uri, bucket.read(key), digest)
+        except ObjectMissing as error:
+            raise BlobMissing(uri) from error
+        except BucketUnavailable as error:
+            raise StoreUnavailable(str(error)) from error
 
     def _take_in(self, uri: str, digest: str | None) -> BlobRef:
         root, path = self._find(uri)
@@ -135,17 +154,20 @@ class FileModelDataConnector(BaseModelDataConnector):
             if in_store:
                 # Before the long read: garbage collection leaves it alone from here on.
                 os.utime(file.fileno())
-                size, found = self._copy(file, None)
+                size, found = self._copy(read_pieces(file), None)
                 _check_digest(uri, found, path.name)
                 _check_digest(uri, found, digest)
                 if path.exists():
                     return BlobRef(path.as_uri(), found, size)
                 file.seek(0)  # collected just before its clock was set anew: store the bytes again
-            with self._new_blob() as staged:
-                size, found = self._copy(file, staged)
-                _check_digest(uri, found, digest)
-                kept, _digest = keep_blob(self._root, staged, found)
-            return BlobRef(kept.as_uri(), found, size)
+            return self._keep(uri, read_pieces(file), digest)
+
+    def _keep(self, uri: str, pieces: Iterator[bytes], digest: str | None) -> BlobRef:
+        with self._new_blob() as staged:
+            size, found = self._copy(pieces, staged)
+            _check_digest(uri, found, digest)
+            kept, _digest = keep_blob(self._root, staged, found)
+        return BlobRef(kept.as_uri(), found, size)
 
     def normalise(self, ref: BlobRef, data_format: DataFormat) -> BlobRef:
         """`ref`, or of numpy's files a safetensors blob of the same tensors, which the model is kept in.
@@ -277,11 +299,11 @@ class FileModelDataConnector(BaseModelDataConnector):
         if size > self._limits.max_bytes:
             raise ModelDataError(ReasonCode.TOO_LARGE, f"{size} bytes, the limit is {self._limits.max_bytes}")
 
-    def _copy(self, file: BinaryIO, into: BinaryIO | None) -> tuple[int, str]:
-        """(bytes, digest) of the file, written to `into`; a file that grows meanwhile is not followed for ever."""
+    def _copy(self, pieces: Iterator[bytes], into: BinaryIO | None) -> tuple[int, str]:
+        """(bytes, digest) of the pieces, written to `into`; a file that grows meanwhile is not followed for ever."""
         digest = hashlib.sha256()
         size = 0
-        for piece in read_pieces(file):
+        for piece in pieces:
             size += len(piece)
             self._check_size(size)
             digest.update(piece)

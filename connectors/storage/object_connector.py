@@ -53,9 +53,7 @@ class ObjectModelDataConnector(BaseModelDataConnector):
         """
         self._limits = limits or Limits()
         self._bucket = Bucket(url)
-        self._outside = [Bucket(root) for root in outside_roots if isinstance(root, str) and "://" in root]
-        folders = [root for root in outside_roots if not isinstance(root, str) or "://" not in root]
-        self._files = FileModelDataConnector(cache, outside_roots=folders, limits=self._limits)
+        self._files = FileModelDataConnector(cache, outside_roots=outside_roots, limits=self._limits)
         self._cache = BlobCache(self._files.root, cache_bytes)
         self._garbage = BucketGarbage(self._bucket)
         self._named = named
@@ -89,28 +87,29 @@ class ObjectModelDataConnector(BaseModelDataConnector):
         """
         if digest is not None and not is_digest(digest):
             raise ReferenceRefused(f"{digest!r} is not a sha256 in hexadecimal")
-        if uri.startswith("file:"):
-            return self._store(self._files.take_in(uri, digest))
-        bucket, key = self._find(uri)
+        key = self._own_key(uri)
+        if key is None:
+            with self._working(uri):  # the same bucket as the store's may hold it, and be away
+                found = self._files.take_in(uri, digest)
+            return self._store(found)
         own = key.rpartition("/")[2]
-        is_own = bucket is self._bucket and not key.startswith(INCOMING)
+        is_own = not key.startswith(INCOMING)
         with self._working(uri):
-            size = bucket.head(key).size
+            size = self._bucket.head(key).size
             self._check_size(size)
             if is_own:
                 # Before the long read: garbage collection leaves it alone from here on.
                 self._garbage.renew(own)
             path = self._cache.find(own) if is_own else None
             if path is None:
-                path = self._cache.keep(bucket.read(key), own if is_own else digest, self._limits.max_bytes)
+                path = self._cache.keep(self._bucket.read(key), own if is_own else digest, self._limits.max_bytes)
         if digest is not None and path.name != digest:
             raise ModelDataError(ReasonCode.CORRUPT, f"{uri} has digest {path.name}, not {digest}")
         if is_own:
             return BlobRef(uri, own, size)
         stored = self._store(BlobRef(path.as_uri(), path.name, size))
-        if bucket is self._bucket:
-            with self._working(uri):
-                bucket.delete(key)
+        with self._working(uri):
+            self._bucket.delete(key)
         return stored
 
     def normalise(self, ref: BlobRef, data_format: DataFormat) -> BlobRef:
@@ -182,19 +181,14 @@ class ObjectModelDataConnector(BaseModelDataConnector):
 
     # --- parts ----------------------------------------------------------------------------------------------------
 
-    def _find(self, uri: str) -> tuple[Bucket, str]:
-        """Raises: ReferenceRefused."""
+    def _own_key(self, uri: str) -> str | None:
+        """The key of a blob or an upload of the store's; None if it lies elsewhere. Raises: ReferenceRefused."""
         key = key_in(self._bucket.url, uri)
         if key is not None:
             digest = key.rpartition("/")[2]
-            if key.startswith(f"{INCOMING}/") or (is_digest(digest) and key == blob_key(digest)):
-                return self._bucket, key
-            raise ReferenceRefused(f"{uri!r} is not a blob of the store")
-        for bucket in self._outside:
-            key = key_in(bucket.url, uri)
-            if key is not None:
-                return bucket, key
-        raise ReferenceRefused(f"{uri!r} lies under none of the configured roots")
+            if not key.startswith(f"{INCOMING}/") and (not is_digest(digest) or key != blob_key(digest)):
+                raise ReferenceRefused(f"{uri!r} is not a blob of the store")
+        return key
 
     def _store(self, ref: BlobRef) -> BlobRef:
         """What lies in the folder, in the bucket."""
@@ -231,7 +225,7 @@ class ObjectModelDataConnector(BaseModelDataConnector):
             self._check_mark()
             try:
                 yield
-            except ObjectMissing as error:
+            except (ObjectMissing, BlobMissing) as error:
                 self._was_there = False
                 self._check_mark()  # it may have gone since
                 digest = uri.rpartition("/")[2]

@@ -15,7 +15,7 @@ import pytest
 
 from connectors.errors import BlobMissing, ModelDataError, ReferenceRefused, StoreUnavailable
 from connectors.records import BlobRef, DataFormat, FederatedModel, ModelUpdate, ReasonCode
-from connectors.storage import Limits
+from connectors.storage import FileModelDataConnector, Limits
 from connectors.storage.object_connector import ObjectModelDataConnector
 from fedqueue.blobs import STORE_MARK, blob_path
 from fedqueue.buckets import Bucket, ObjectMissing, blob_key
@@ -160,6 +160,39 @@ def test_other_buckets_and_folders_are_read_if_they_are_configured(url: str, ser
         a_store(url, tmp_path / "cache").take_in(f"s3://{name}/a/one", digest)
 
 
+def test_a_store_of_files_reads_configured_buckets_as_well(url: str, tmp_path: Path) -> None:
+    Bucket(url).put("uploads/one", b"model")
+    store = FileModelDataConnector(tmp_path / "store", outside_roots=[url], limits=Limits(max_bytes=5))
+    digest = sha256(b"model").hexdigest()
+    assert store.take_in(f"{url}/uploads/one", None) == BlobRef(
+        blob_path(tmp_path / "store", digest).as_uri(), digest, 5
+    )
+    with pytest.raises(BlobMissing):
+        store.take_in(f"{url}/uploads/two", None)
+    for reference in ("{url}/../x", "{url}-other/x", "s3://other/x", "{url}"):
+        with pytest.raises(ReferenceRefused):
+            store.take_in(reference.format(url=url), None)
+    Bucket(url).put("uploads/two", b"models")
+    for name, claimed, reason in (("two", None, ReasonCode.TOO_LARGE), ("one", "0" * 64, ReasonCode.CORRUPT)):
+        with pytest.raises(ModelDataError) as caught:
+            store.take_in(f"{url}/uploads/{name}", claimed)
+        assert caught.value.reason_code is reason
+    assert [path.name for path in (tmp_path / "store").rglob("*") if path.is_file()] == [digest]
+
+
+def test_the_store_may_lie_in_a_bucket_that_is_read(url: str, tmp_path: Path) -> None:
+    """As in a deployment's media bucket: what is the store's is read as such, what is beside it is copied in."""
+    Bucket(url).put("model_updates/one", b"model")
+    store = a_store(f"{url}/fedqueue", tmp_path / "cache", outside_roots=[url])
+    ref = store.take_in(f"{url}/model_updates/one", None)
+    assert ref.uri == f"{url}/fedqueue/{blob_key(ref.digest)}"
+    assert store.take_in(ref.uri, None) == ref
+    with pytest.raises(ReferenceRefused):
+        store.take_in(f"{url}/fedqueue/held/{ref.digest}", None)
+    with pytest.raises(BlobMissing):
+        store.take_in(f"{url}/model_updates/two", None)
+
+
 @pytest.mark.parametrize(
     "reference",
     [
@@ -219,6 +252,19 @@ def test_a_bucket_that_goes_while_it_is_used_is_away(tmp_path: Path) -> None:
             store.open(ref, DataFormat.SAFETENSORS)
 
 
+def test_a_file_beside_the_store_is_not_missing_while_their_bucket_is_away(tmp_path: Path) -> None:
+    """A bucket that is gone has no object, either: an update of FMA's would be condemned for it."""
+    with s3_server(tmp_path) as server:
+        make_bucket(server, "models")
+        named: list[str] = []
+        store = a_store("s3://models/fedqueue", tmp_path / "cache", outside_roots=["s3://models"], named=lambda: named)
+        Bucket("s3://models").put("one", b"model")
+        named.append(store.take_in("s3://models/one", None).digest)
+        forget_everything(server)
+        with pytest.raises(StoreUnavailable):
+            store.take_in("s3://models/one", None)
+
+
 def test_a_server_that_is_away_is_no_fault_of_the_data(tmp_path: Path) -> None:
     with s3_server(tmp_path) as server:
         make_bucket(server, "models")
@@ -247,6 +293,21 @@ def test_old_blobs_that_no_row_names_are_collected(store: ObjectModelDataConnect
     store.collect_garbage(_AGE, lambda digests: {named.digest} & set(digests))
     with pytest.raises(ObjectMissing):
         Bucket(url).head(f"trash/{unnamed.digest}")
+
+
+def test_nothing_beside_the_store_is_collected(url: str, tmp_path: Path) -> None:
+    """Not even where it looks like the store's own: the bucket is FMA's, too."""
+    store = a_store(f"{url}/fedqueue", tmp_path / "cache", outside_roots=[url])
+    digest = a_model(store, 1.0).digest
+    theirs = ["model_updates/one", f"held/{digest}", "incoming/one", "trash/one", blob_key(digest)]
+    theirs += [f"fedqueue-2/{blob_key(digest)}", "fedqueue-2/incoming/one", f"fedqueue2/{blob_key(digest)}"]
+    for key in theirs:
+        Bucket(url).put(key, b"theirs")
+    time.sleep(_AGE + 1.1)
+    assert store.collect_garbage(_AGE, names_none) == 1
+    time.sleep(_AGE + 1.1)
+    store.collect_garbage(_AGE, names_none)
+    assert all(b"".join(Bucket(url).read(key)) == b"theirs" for key in theirs)
 
 
 def test_bytes_that_are_stored_anew_are_young_again(store: ObjectModelDataConnector) -> None:
