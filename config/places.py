@@ -19,8 +19,10 @@ def database_url_in(home: Path) -> str:
     return f"sqlite:///{home / 'fedqueue.db'}"
 
 
-def store_url_in(home: Path, media: Path | None = None) -> str:
-    """The blob store's URL; inside the media folder of the deployment that the hub works beside."""
+def store_url_in(home: Path, media: Path | str | None = None) -> str:
+    """The blob store's URL; inside the media folder, or bucket, of the deployment that the hub works beside."""
+    if isinstance(media, str):
+        return f"{media}/fedqueue"
     return (home / "store" if media is None else media / "fedqueue").as_uri()
 
 

@@ -23,7 +23,7 @@ from config.urls import (
     normalised_database_url,
 )
 from fedqueue.blobs import path_of
-from fedqueue.buckets import check_bucket_url
+from fedqueue.buckets import check_bucket_url, is_bucket, key_in
 
 PREFIX: Final = "FEDQUEUE_"
 
@@ -36,10 +36,19 @@ def _absolute(home: Path) -> Path:
     return home.expanduser().absolute()
 
 
-def _absolute_folder(folder: Path | None) -> Path | None:
-    if folder is not None and not folder.is_absolute():
-        raise ValueError(f"{folder} is not an absolute path")
-    return folder
+def _media(place: Any) -> Any:
+    """`/srv/media`, or `s3://bucket/folder`, checked."""
+    if isinstance(place, str) and is_bucket(place):
+        return check_bucket_url(place)
+    if place is not None and not Path(place).is_absolute():
+        raise ValueError("must be an absolute path, or a bucket's URL like s3://bucket/folder")
+    return None if place is None else Path(place)
+
+
+def _lies_in(store_url: str, media: Path | str) -> bool:
+    if isinstance(media, str):
+        return key_in(media, store_url) is not None
+    return not is_bucket(store_url) and path_of(store_url).is_relative_to(media)
 
 
 def _folders(value: Any) -> Any:
@@ -89,8 +98,10 @@ class Settings(BaseSettings):
         default="sqlalchemy",
         description="django: the database is an FMA deployment's, and the hub works beside it: docs/fma.md.",
     )
-    fma_media: Annotated[Path | None, AfterValidator(_absolute_folder)] = Field(
-        default=None, description="With django: the deployment's media folder (MEDIA_ROOT)."
+    fma_media: Annotated[Path | str | None, BeforeValidator(_media)] = Field(
+        default=None,
+        description="With django: the deployment's media folder (MEDIA_ROOT), or the folder of a bucket in which its "
+        "django-storages keeps them: s3://bucket/location (gs://, az://).",
     )
     fma_migrate_command: str | None = Field(
         default=None,
@@ -107,8 +118,8 @@ class Settings(BaseSettings):
     )
     store_url: Annotated[str, AfterValidator(check_store_url)] = Field(
         default_factory=lambda data: store_url_in(data["home"], data.get("fma_media")),
-        description="Where model data lies: file:///absolute/folder (with django in the media folder), or "
-        "s3://bucket/folder (gs://, az://).",
+        description="Where model data lies: file:///absolute/folder, or s3://bucket/folder (gs://, az://); with "
+        "django in a folder of FEDQUEUE_FMA_MEDIA.",
     )
     store_outside_roots: Annotated[tuple[Path, ...], BeforeValidator(_folders)] = Field(
         default=(),
@@ -314,7 +325,7 @@ class Settings(BaseSettings):
             )
         if self.database_url.startswith("mariadb"):
             raise ValueError(f"{PREFIX}DATABASE_URL: FMA works on SQLite or PostgreSQL, not on MariaDB")
-        if not path_of(self.store_url).is_relative_to(self.fma_media):
+        if not _lies_in(self.store_url, self.fma_media):
             raise ValueError(
                 f"{PREFIX}STORE_URL must lie in {PREFIX}FMA_MEDIA ({self.fma_media}): the deployment serves its files"
             )

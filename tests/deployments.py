@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from uuid import UUID, uuid4
 
 from sqlalchemy import Connection, Engine, insert, text
 
+from config.settings import Settings
 from connectors.django.connector import DjangoMetadataConnector
-from connectors.django.tables import METADATA, STATUS_NUMBERS, USERS
+from connectors.django.tables import CLIENTS, METADATA, MODELS, REGISTRATIONS, STATUS_NUMBERS, UPDATES, USERS
+from connectors.records import FederatedModel
+from fedqueue.buckets import Bucket
+from tasks.domain.takeover import Taken, take_over
+from tasks.hub import Hub
+from worker.bootstrap import build_model_data
 
 DEVELOPER = "admin"
+WHEN = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def new_deployment(url: str, media: str | Path) -> DjangoMetadataConnector:
@@ -22,6 +32,55 @@ def new_deployment(url: str, media: str | Path) -> DjangoMetadataConnector:
         connection.execute(insert(USERS).values(username=DEVELOPER, is_superuser=True, is_active=True))
     made.update_database()
     return made
+
+
+class Deployment:
+    """FMA's side, written to as its API does; and a hub beside it."""
+
+    def __init__(self, folder: Path, bucket: str | None = None, **values: Any) -> None:
+        self.media = folder / "media"
+        self.bucket = bucket  # in place of that folder
+        self.metadata = new_deployment(f"sqlite:///{folder}/fma.db", bucket or self.media)
+        settings = Settings(home=folder, metadata_connector="django", fma_media=bucket or self.media, **values)
+        store = build_model_data(settings, self.metadata)
+        self.hub = Hub(settings, self.metadata, store, send=lambda *_: None, worker="test")
+
+    def insert(self, table: Any, **values: Any) -> int:
+        with self.metadata.engine.begin() as connection:
+            key = connection.execute(insert(table).values(values)).inserted_primary_key
+        assert key is not None
+        return key[0]  # type: ignore[no-any-return]
+
+    def model(self, clients: int = 1, **policy: Any) -> tuple[int, list[UUID]]:
+        named = {"name": "m", "aggregator": "avg_values_if_data", "requirement": "", "developer_id": 1}
+        moments = {"created_on": WHEN, "last_modified": WHEN}
+        model_id = self.insert(MODELS, **(named | moments | policy))
+        uuids = [uuid4() for _ in range(clients)]
+        for uuid in uuids:
+            self.insert(CLIENTS, uuid=uuid)
+            self.insert(REGISTRATIONS, federatedmodel_id=model_id, client_id=uuid)
+        return model_id, uuids
+
+    def file(self, data: Any) -> str:
+        path = f"model_updates/{uuid4()}"
+        if self.bucket is not None:
+            Bucket(self.bucket).put(path, json.dumps(data).encode())
+            return path
+        (self.media / path).parent.mkdir(parents=True, exist_ok=True)
+        (self.media / path).write_text(json.dumps(data))
+        return path
+
+    def send(self, model_id: int, client: UUID, data: Any, **fields: Any) -> int:
+        named = {"status": 0, "created_on": WHEN, "client_id": client, "federated_model_id": model_id}
+        return self.insert(UPDATES, **({"data": self.file(data)} | named | fields))
+
+    def take(self) -> Taken:
+        return take_over(self.hub, seconds=60)
+
+    def known(self, model_id: int) -> FederatedModel:
+        found = self.metadata.pull_federated_model_w_id(model_id)
+        assert found is not None
+        return found
 
 
 def disagreements(engine: Engine) -> list[str]:

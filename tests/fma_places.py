@@ -7,12 +7,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Engine
+from sqlalchemy import Engine, select
 
 from config.settings import Settings
 from connectors.django.connector import DjangoMetadataConnector
+from connectors.django.tables import UPDATES
 from connectors.records import FederatedModel, ModelAggregate, ModelUpdate
 from examples.fma.peer import FmaDeployment
+from fedqueue.buckets import Bucket, is_bucket
 from tasks.domain.rounds import run_round
 from tasks.domain.takeover import Taken, take_over
 from tasks.hub import Hub
@@ -22,8 +24,9 @@ from worker.bootstrap import build_metadata, build_model_data
 class Place:
     """A deployment with its API running, the hub beside it, and short ways to use both."""
 
-    def __init__(self, fma: FmaDeployment, hub: Hub) -> None:
+    def __init__(self, fma: FmaDeployment, media: str, hub: Hub) -> None:
         self.fma = fma
+        self.media = media  # as the hub is told: a folder's path, or a bucket's URL
         self.hub = hub
         self.token = fma.developer()
 
@@ -53,6 +56,34 @@ class Place:
         """What FMA's API serves as the newest model."""
         return self.fma.ask("GET", f"models/{model_id}/get_latest_model/", client=client)
 
+    def file_of(self, update_id: int) -> str:
+        """What FMA calls an update's file."""
+        with self.engine.connect() as connection:
+            path: str = connection.scalars(select(UPDATES.c.data).where(UPDATES.c.id == update_id)).one()
+        return path
+
+    def read(self, path: str) -> bytes:
+        """The bytes of a file of FMA's."""
+        if is_bucket(self.media):
+            return b"".join(Bucket(self.media).read(path))
+        return (Path(self.media) / path).read_bytes()
+
+    @contextmanager
+    def without(self, path: str) -> Iterator[None]:
+        """A file of FMA's is gone until the block ends."""
+        aside = f"{path}-aside"
+        self._move(path, aside)
+        try:
+            yield
+        finally:
+            self._move(aside, path)
+
+    def _move(self, path: str, to: str) -> None:
+        if is_bucket(self.media):
+            Bucket(self.media).move(path, to)
+        else:
+            (Path(self.media) / path).rename(Path(self.media) / to)
+
     def take(self) -> Taken:
         return take_over(self.hub, seconds=60)
 
@@ -78,15 +109,18 @@ class Place:
 
 
 @contextmanager
-def beside(home: Path, database_url: str, database: dict[str, Any] | None) -> Iterator[Place]:
-    """A hub beside a new deployment, both migrated by the hub's own command."""
-    fma = FmaDeployment(home, database)
+def beside(
+    home: Path, database_url: str, database: dict[str, Any] | None = None, bucket: str | None = None
+) -> Iterator[Place]:
+    """A hub beside a new deployment, both migrated by the hub's own command; `bucket`: in place of a media folder."""
+    fma = FmaDeployment(home, database, bucket)
+    media = bucket or str(fma.media)
     settings = Settings(
         home=home / "hub",
         database_url=database_url,
         broker_url="memory://",
         metadata_connector="django",
-        fma_media=fma.media,
+        fma_media=media,
         fma_migrate_command=fma.migrate_command,
     )
     metadata = build_metadata(settings)
@@ -95,7 +129,7 @@ def beside(home: Path, database_url: str, database: dict[str, Any] | None) -> It
         metadata.check()
         hub = Hub(settings, metadata, build_model_data(settings, metadata), send=lambda *_: None, worker="test")
         with fma.serving():
-            yield Place(fma, hub)
+            yield Place(fma, media, hub)
         # Whatever the tests were about.
         assert fma.rebuild()["changed"] == []
     finally:

@@ -86,7 +86,7 @@ class _History:
 
 
 def import_deployment(
-    hub: Hub, database_url: str, media: Path, tell: Callable[[Imported], None] = lambda _: None
+    hub: Hub, database_url: str, media: str | Path, tell: Callable[[Imported], None] = lambda _: None
 ) -> list[Imported]:
     """Every model of the deployment, in the hub and compared with FMA's; `tell` hears of each as it is done.
 

@@ -12,6 +12,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from connectors.django.errors import NoDeveloper, PathNotServed
+from connectors.django.media import as_media, path_in
 from connectors.django.policy import bring_together, insert_model, pause_schedules, policy_of_model, remember
 from connectors.django.tables import (
     AGGREGATES,
@@ -50,8 +51,6 @@ from connectors.sql.rows import (
     ModelUpdateRow,
 )
 from connectors.sql.rows.base import now
-from connectors.storage.places import as_root
-from fedqueue.blobs import path_of
 
 # Rows whose ids are FMA's. A client has none there but its UUID.
 _SAME_ID: Final = (FederatedModelRow, ModelUpdateRow, ModelAggregateRow, ModelArtifactRow, ClientAggregateScoreRow)
@@ -68,9 +67,9 @@ class Beside(SqlAlchemyMetadataConnector):
     """The SQL connector, with FMA's tables beside the hub's."""
 
     def __init__(self, url: str, *, media: str | Path, pool_size: int = 5, pool_timeout: float = 30.0) -> None:
-        """`media`: the deployment's media folder, a path or a `file://` URL; the hub's store lies in it."""
+        """`media`: the deployment's media folder, a path or a URL, also a bucket's; the hub's store lies in it."""
         super().__init__(url, pool_size=pool_size, pool_timeout=pool_timeout)
-        self._media = as_root(media)
+        self._media = as_media(media)
 
     # --- models -----------------------------------------------------------------------------------
 
@@ -232,7 +231,7 @@ class Beside(SqlAlchemyMetadataConnector):
     def _path(self, uri: str) -> str:
         """The file's path as FMA's rows have it. Raises: PathNotServed."""
         try:
-            path = path_of(uri).relative_to(self._media).as_posix()
+            path = path_in(self._media, uri)
         except ValueError as error:
             raise PathNotServed(uri, str(self._media), "it does not lie in the media folder") from error
         if len(path) > LONGEST_PATH:

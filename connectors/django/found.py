@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 from uuid import NAMESPACE_URL, uuid5
 
 from sqlalchemy import Row, Select, func, select
 
 from connectors.deployment import FoundAggregate, FoundArtifact, FoundModel, FoundScore, FoundUpdate
+from connectors.django.media import Media, uri_in
 from connectors.django.policy import FOUND, policy_of
 from connectors.django.tables import AGGREGATES, ARTIFACTS, MODELS, REGISTRATIONS, SCORES, STATUSES, UPDATES, USERS
 
@@ -48,31 +48,31 @@ def to_found_model(row: Row[Any]) -> FoundModel:
     )
 
 
-def to_found_artifact(row: Row[Any], media: Path) -> FoundArtifact:
+def to_found_artifact(row: Row[Any], media: Media) -> FoundArtifact:
     """An artifact as FMA's row stands."""
-    return FoundArtifact(row.id, row.federated_model_id, row.version, _uri(media, row.path), row.created_on)
+    return FoundArtifact(row.id, row.federated_model_id, row.version, uri_in(media, row.path), row.created_on)
 
 
-def to_found_aggregate(row: Row[Any], media: Path) -> FoundAggregate:
+def to_found_aggregate(row: Row[Any], media: Media) -> FoundAggregate:
     """An aggregate as FMA's row stands."""
     return FoundAggregate(
         id=row.id,
         model_id=row.federated_model_id,
         parent_id=row.parent_id,
-        uri=_uri(media, row.result),
+        uri=uri_in(media, row.result),
         num_updates=row.num_updates,
         validation_score=row.validation_score,
         created_at=row.created_on,
     )
 
 
-def to_found_update(row: Row[Any], media: Path) -> FoundUpdate:
+def to_found_update(row: Row[Any], media: Media) -> FoundUpdate:
     """An update as FMA's row stands."""
     return FoundUpdate(
         id=row.id,
         model_id=row.federated_model_id,
         client_uuid=row.client_id,
-        uri=_uri(media, row.data),
+        uri=uri_in(media, row.data),
         status=STATUSES[row.status],
         base_aggregate_id=row.base_aggregate_id,
         applied_aggregate_id=row.applied_aggregate_id,
@@ -83,8 +83,3 @@ def to_found_update(row: Row[Any], media: Path) -> FoundUpdate:
 def to_found_score(row: Row[Any]) -> FoundScore:
     """A score as FMA's row stands."""
     return FoundScore(row.id, row.federated_model_id, row.aggregate_id, row.client_id, row.validation_results)
-
-
-def _uri(media: Path, path: str) -> str:
-    """Where the file lies. What leads out of the media folder is refused by whoever opens it."""
-    return (media / path).as_uri()

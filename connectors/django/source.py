@@ -27,6 +27,7 @@ from connectors.django.found import (
     to_found_score,
     to_found_update,
 )
+from connectors.django.media import Media, as_media
 from connectors.django.tables import AGGREGATES, ARTIFACTS, METADATA, MODELS, REGISTRATIONS, SCORES, UPDATES
 from connectors.errors import DatabaseUnavailable, DatabaseUnsuitable
 
@@ -34,7 +35,7 @@ from connectors.errors import DatabaseUnavailable, DatabaseUnsuitable
 class FmaSnapshot:
     """What the deployment held at one moment."""
 
-    def __init__(self, connection: Connection, media: Path) -> None:
+    def __init__(self, connection: Connection, media: Media) -> None:
         self._connection = connection
         self._media = media
 
@@ -73,7 +74,7 @@ class FmaSnapshot:
 
 
 @contextmanager
-def snapshot(url: str, media: Path) -> Iterator[FmaSnapshot]:
+def snapshot(url: str, media: str | Path) -> Iterator[FmaSnapshot]:
     """The deployment as it stands now, however long the block takes. Nothing is written there.
 
     Raises: DatabaseUnsuitable, DatabaseUnavailable, NoDeployment.
@@ -87,7 +88,7 @@ def snapshot(url: str, media: Path) -> Iterator[FmaSnapshot]:
             missing = METADATA.tables.keys() - set(inspect(connection).get_table_names())
             if missing:
                 raise NoDeployment(sorted(missing))
-            yield FmaSnapshot(connection, media)
+            yield FmaSnapshot(connection, as_media(media))
     except DBAPIError as error:
         raise DatabaseUnavailable(f"the deployment's database can't be read: {error.orig}") from error
     finally:

@@ -30,8 +30,12 @@ class PeerFailed(Exception):
 class FmaDeployment:
     """One deployment: a database, a media folder, an API. Nothing runs until it is told to."""
 
-    def __init__(self, home: Path, database: Mapping[str, Any] | None = None) -> None:
-        """`database`: as Django's settings name one; None: a SQLite file in `home`."""
+    def __init__(self, home: Path, database: Mapping[str, Any] | None = None, bucket: str | None = None) -> None:
+        """`database`: as Django's settings name one; None: a SQLite file in `home`.
+
+        `bucket`: `s3://bucket/location` to keep its files in instead of the folder `media`; who may, and where that
+        is, says this process's environment (AWS_…).
+        """
         self.home = home
         self.media = home / "media"
         self.media.mkdir(parents=True, exist_ok=True)
@@ -45,6 +49,9 @@ class FmaDeployment:
         }
         if database is not None:
             self.environment["FMA_DATABASE"] = json.dumps(database)
+        if bucket is not None:
+            self.environment["FMA_MEDIA"] = bucket
+            self.environment |= {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
         self._port = _free_port()
 
     @property

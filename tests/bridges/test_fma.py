@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
@@ -23,6 +22,7 @@ from tasks.domain.models import create_model, edit_model, publish_model, set_pau
 from tasks.domain.provenance import Verdict, verify
 from tasks.domain.rounds import finish_round, run_round
 from tasks.domain.submission import submit_update
+from tests.buckets import make_bucket, s3_server
 from tests.deployments import disagreements
 from tests.fma_places import Place, beside
 from tests.servers import fresh_database
@@ -34,13 +34,19 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+@pytest.fixture(scope="module", params=["sqlite", "postgresql", "sqlite in a bucket"])
 def deployment(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     """One for all tests, each of which makes models of its own: Django takes seconds to start."""
     home = tmp_path_factory.mktemp("fma")
     if request.param == "sqlite":
-        with beside(home, f"sqlite:///{home}/fma.db", None) as made:
+        with beside(home, f"sqlite:///{home}/fma.db") as made:
             yield made
+        return
+    if request.param == "sqlite in a bucket":
+        with s3_server(home) as server:
+            make_bucket(server, "fma")
+            with beside(home, f"sqlite:///{home}/fma.db", bucket="s3://fma/media") as made:
+                yield made
         return
     with fresh_database(request.getfixturevalue("postgres")) as url:
         parts = make_url(url)
@@ -147,7 +153,7 @@ def test_garbage_collection_leaves_what_fma_serves(place: Place) -> None:
         files = connection.scalars(text("SELECT data FROM fma_django_modelupdate")).all()
     place.hub.model_data.collect_garbage(0, place.metadata.pull_named_digests)
     assert place.latest(model_id, client)["values"] == [1.0]
-    assert all((place.fma.media / path).exists() for path in files), "FMA's own files are none of the hub's"
+    assert all(place.read(path) for path in files), "FMA's own files are none of the hub's"
 
 
 def test_the_tree_stands_a_rebuild_with_models_side_by_side(place: Place) -> None:
@@ -207,10 +213,8 @@ def test_a_bad_update_is_set_aside_on_both_sides(place: Place) -> None:
         place.send(model_id, stranger, [1.0, 2.0]): ReasonCode.UNREGISTERED_CLIENT,
         place.send(model_id, client, [1.0, 2.0]): ReasonCode.CORRUPT,
     }
-    newest = max((place.fma.media / "model_updates").iterdir(), key=lambda path: path.stat().st_mtime_ns)
-    assert json.loads(newest.read_text()) == [1.0, 2.0]
-    newest.unlink()
-    assert place.round(model_id) is None
+    with place.without(place.file_of(max(sent))):
+        assert place.round(model_id) is None
     assert {key: found.reason_code for key, found in place.updates(model_id).items()} == sent
     assert {row["status"] for row in place.shown(model_id).values()} == {4}
 

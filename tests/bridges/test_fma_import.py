@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import pytest
 from connectors.records import ReasonCode, UpdateStatus
 from connectors.sql.connector import SqlAlchemyMetadataConnector
 from examples.fma.peer import PYTHON
+from tests.buckets import make_bucket, s3_server
 from tests.chaos.facts import read_facts
 from tests.chaos.invariants import violations
 from tests.fma_places import Place, beside
@@ -26,11 +27,16 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+@pytest.fixture(scope="module", params=["folder", "bucket"])
+def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     """A deployment that has aggregated by itself: two rounds of one model, an update that waits; another model."""
     home = tmp_path_factory.mktemp("fma")
-    with beside(home, f"sqlite:///{home}/fma.db", None) as made:
+    with ExitStack() as running:
+        bucket = None
+        if request.param == "bucket":
+            make_bucket(running.enter_context(s3_server(home)), "fma")
+            bucket = "s3://fma/media"
+        made = running.enter_context(beside(home, f"sqlite:///{home}/fma.db", bucket=bucket))
         model_id, (one, two) = made.model(initial_model=[0, 0], requirement="require_x_updates", requirement_args=[1])
         base = None
         for value in range(2):
@@ -61,7 +67,7 @@ def run_import(place: Place, home: Path, *options: str) -> Any:
         "--database",
         f"sqlite:///{place.fma.home}/fma.db",
         "--media",
-        str(place.fma.media),
+        place.media,
         *options,
     )
 
@@ -123,12 +129,8 @@ def test_what_differs_is_told(place: Place, hub_home: Path) -> None:
 def test_a_file_that_is_gone_refuses_its_model_and_names_it(place: Place, hub_home: Path) -> None:
     with closing(sqlite3.connect(place.fma.home / "fma.db")) as file:
         [(path,)] = file.execute("SELECT result FROM fma_django_modelaggregate WHERE id = 1")
-    lost = place.fma.media / path
-    aside = lost.rename(lost.with_name("aside"))
-    try:
+    with place.without(path):
         done = run_import(place, hub_home)
-    finally:
-        aside.rename(lost)
     assert done.returncode == 2
     assert "model 1: aggregate 1: file: nothing is stored at" in done.stderr
     assert read_facts(f"sqlite:///{hub_home}/fedqueue.db").models == []
@@ -136,7 +138,7 @@ def test_a_file_that_is_gone_refuses_its_model_and_names_it(place: Place, hub_ho
 
 def test_a_database_without_fma_is_said_to_be_none(place: Place, hub_home: Path) -> None:
     done = run_worker_command(
-        hub_home, "fma", "import", "--database", f"sqlite:///{hub_home}/fedqueue.db", "--media", str(place.fma.media)
+        hub_home, "fma", "import", "--database", f"sqlite:///{hub_home}/fedqueue.db", "--media", place.media
     )
     assert done.returncode == 2
     assert "lacks auth_user" in done.stderr

@@ -77,10 +77,10 @@ def model_named(metadata: BaseMetadataConnector, named: str) -> FederatedModel:
 
 
 @contextmanager
-def command_hub(*, outside: Sequence[Path] = ()) -> Iterator[Hub]:
+def command_hub(*, outside: Sequence[str | Path] = ()) -> Iterator[Hub]:
     """The whole hub, for commands that change something. What it refuses ends the process with the reason.
 
-    `outside`: more folders that files are taken in from.
+    `outside`: more folders and buckets that data is taken in from.
 
     It sends nothing: what a command has noted for others is sent by the next sweep.
     """

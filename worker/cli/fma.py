@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -30,7 +29,9 @@ def _group() -> None:
 @fma.command("import")
 def import_(
     database: Annotated[str, typer.Option(help="URL of the deployment's database; it is only read.")],
-    media: Annotated[Path, typer.Option(help="The deployment's media folder (MEDIA_ROOT); it is only read.")],
+    media: Annotated[
+        str, typer.Option(help="The deployment's media folder (MEDIA_ROOT), or s3://bucket/location; it is only read.")
+    ],
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, with FMA's ids and the hub's.")] = False,
 ) -> None:
     """Copy an FMA deployment into this hub, and compare: exit 1 if anything differs.
@@ -39,14 +40,19 @@ def import_(
     compared.
     """
     from config.urls import normalised_database_url
+    from connectors.django.media import as_media
     from worker.fma_import import import_deployment
 
     try:
         url = normalised_database_url(database)
     except ValueError as error:
         fail(f"--database {error}")
-    with command_hub(outside=(media.absolute(),)) as hub:
-        done = import_deployment(hub, url, media.absolute(), lambda each: None if as_json else _say(each))
+    try:
+        files = as_media(media)
+    except ValueError as error:
+        fail(f"--media {error}")
+    with command_hub(outside=(files,)) as hub:
+        done = import_deployment(hub, url, files, lambda each: None if as_json else _say(each))
     if as_json:
         show_json([_as_json(each) for each in done])
     differences = sum(len(each.differences) for each in done)

@@ -1,4 +1,7 @@
-"""A small FMA deployment: fma-django's models and API on SQLite or PostgreSQL, as its own service sets them up."""
+"""A small FMA deployment: fma-django's models and API on SQLite or PostgreSQL, as its own service sets them up.
+
+Its files lie in the home folder, or in the bucket that FMA_MEDIA names, by django-storages.
+"""
 
 from __future__ import annotations
 
@@ -35,6 +38,11 @@ DATABASES = {
 
 MEDIA_ROOT = str(_HOME / "media")
 MEDIA_URL = "/media/"
+
+if "FMA_MEDIA" in os.environ:  # s3://bucket/location
+    _bucket, _, _location = os.environ["FMA_MEDIA"].removeprefix("s3://").partition("/")
+    _options = {"bucket_name": _bucket, "location": _location, "endpoint_url": os.environ.get("AWS_ENDPOINT")}
+    STORAGES = {"default": {"BACKEND": "storages.backends.s3.S3Storage", "OPTIONS": _options}}
 
 REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": [

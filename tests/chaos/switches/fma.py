@@ -56,6 +56,28 @@ SWITCHES: Final = (
         ("tests/unit/connectors/test_django_connector.py::test_a_migrate_command_sees_none_of_the_hubs_settings",),
     ),
     Switch(
+        "fma.store_in_the_media_bucket",
+        "the hub stores its aggregates where FMA's API can't serve them from",
+        (Edit("config/settings.py", "return key_in(media, store_url) is not None", "return True"),),
+        ("tests/unit/config/test_settings.py::test_what_cant_be_beside_fma_is_refused_by_name",),
+    ),
+    Switch(
+        "fma.media_bucket_away",
+        "updates of FMA's are condemned while the bucket is away",
+        (
+            Edit(
+                "connectors/storage/object_connector.py",
+                "except (ObjectMissing, BlobMissing) as error:",
+                "except ObjectMissing as error:",
+            ),
+        ),
+        (
+            "tests/unit/storage/test_object_store.py::"
+            "test_a_file_beside_the_store_is_not_missing_while_their_bucket_is_away",
+        ),
+        raises=("BlobMissing",),
+    ),
+    Switch(
         "fma.policy_checked",
         "a round begins by a requirement that nobody knows",
         (Edit("tasks/domain/claiming.py", "    if hub.metadata.deployment is not None and", "    if False and"),),

@@ -194,6 +194,14 @@ def test_beside_fma_the_store_lies_in_its_media_folder(tmp_path: Path) -> None:
     assert load_settings(env_file=None, home=tmp_path, **fma).store_url == f"file://{tmp_path}/media/fedqueue"
 
 
+@pytest.mark.parametrize("scheme", ["s3", "gs", "az"])
+def test_beside_fma_with_a_bucket_the_store_lies_in_a_folder_of_that(tmp_path: Path, scheme: str) -> None:
+    fma = {"metadata_connector": "django", "fma_media": f"{scheme}://fma/media/"}
+    assert load_settings(env_file=None, home=tmp_path, **fma).store_url == f"{scheme}://fma/media/fedqueue"
+    elsewhere = load_settings(env_file=None, home=tmp_path, **fma, store_url=f"{scheme}://fma/media/of/the/hub")
+    assert elsewhere.store_url == f"{scheme}://fma/media/of/the/hub"
+
+
 @pytest.mark.parametrize(
     ("variables", "rule"),
     [
@@ -201,10 +209,28 @@ def test_beside_fma_the_store_lies_in_its_media_folder(tmp_path: Path) -> None:
         ({"METADATA_CONNECTOR": "flask"}, "'sqlalchemy' or 'django'"),
         ({"FMA_MEDIA": "/m"}, "FEDQUEUE_FMA_MEDIA needs FEDQUEUE_METADATA_CONNECTOR=django"),
         ({"FMA_MIGRATE_COMMAND": "x"}, "FEDQUEUE_FMA_MIGRATE_COMMAND needs FEDQUEUE_METADATA_CONNECTOR=django"),
-        ({"METADATA_CONNECTOR": "django", "FMA_MEDIA": "media"}, "media is not an absolute path"),
+        ({"METADATA_CONNECTOR": "django", "FMA_MEDIA": "media"}, "FEDQUEUE_FMA_MEDIA: must be an absolute path, or a"),
         (
-            {"METADATA_CONNECTOR": "django", "FMA_MEDIA": "/m", "STORE_URL": "file:///elsewhere"},
-            "FEDQUEUE_STORE_URL must lie in FEDQUEUE_FMA_MEDIA (/m)",
+            {"METADATA_CONNECTOR": "django", "FMA_MEDIA": "s3:/b/m"},
+            "FEDQUEUE_FMA_MEDIA: must be an absolute path, or a",
+        ),
+        ({"METADATA_CONNECTOR": "django", "FMA_MEDIA": "s3://b/../m"}, "FEDQUEUE_FMA_MEDIA: must not hold . or .."),
+        ({"METADATA_CONNECTOR": "django", "FMA_MEDIA": "s3://b?x=1"}, "FEDQUEUE_FMA_MEDIA: must be like s3://bucket"),
+        *(
+            (
+                {"METADATA_CONNECTOR": "django", "FMA_MEDIA": media, "STORE_URL": store},
+                f"FEDQUEUE_STORE_URL must lie in FEDQUEUE_FMA_MEDIA ({media})",
+            )
+            for media, store in (
+                ("/m", "file:///elsewhere"),
+                ("/m", "s3://b/m/fedqueue"),
+                ("s3://b/m", "file:///m/fedqueue"),
+                ("s3://b/m", "s3://b/media/fedqueue"),
+                ("s3://b/m", "s3://other/m/fedqueue"),
+                ("s3://b/m", "gs://b/m/fedqueue"),
+                ("s3://b/m", "s3://b/m"),  # a folder of its own: what is not a blob of the store is never FMA's there
+                ("s3://b/m/fma", "s3://b/m"),
+            )
         ),
         (
             {"METADATA_CONNECTOR": "django", "FMA_MEDIA": "/m", "DATABASE_URL": "mariadb://u@h/d"},
@@ -216,8 +242,9 @@ def test_what_cant_be_beside_fma_is_refused_by_name(variables: dict[str, str], r
     assert rule in refusal(**{f"FEDQUEUE_{name}": value for name, value in variables.items()})
 
 
-def test_the_settings_beside_fma_reach_every_child(tmp_path: Path) -> None:
-    fma = {"metadata_connector": "django", "fma_media": tmp_path, "fma_migrate_command": "a b"}
+@pytest.mark.parametrize("media", [Path("/m"), "s3://b/m"])
+def test_the_settings_beside_fma_reach_every_child(tmp_path: Path, media: Path | str) -> None:
+    fma = {"metadata_connector": "django", "fma_media": media, "fma_migrate_command": "a b"}
     settings = load_settings(env_file=None, home=tmp_path, **fma)
     os.environ.update(settings.as_environment())
     assert load_settings(env_file=None) == settings

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any
-from uuid import UUID, uuid4
 
 import pytest
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import delete, select, update
 
 from config.settings import Settings
 from connectors.django.errors import PathNotServed
 from connectors.django.tables import (
     AGGREGATES,
     ARTIFACTS,
-    CLIENTS,
     MODELS,
     REGISTRATIONS,
     SCHEDULES,
@@ -26,67 +23,16 @@ from connectors.django.tables import (
     DjangoDateTime,
 )
 from connectors.django.tree import add_node
-from connectors.records import BlobRef, FederatedModel, ModelArtifact, ReasonCode, UpdateStatus
+from connectors.records import BlobRef, ModelArtifact, ReasonCode, UpdateStatus
 from connectors.sql.rows import ModelAggregateRow, ModelUpdateRow, RoundRow
 from connectors.storage import FileModelDataConnector
 from tasks.domain.claiming import Begun, begin_round
 from tasks.domain.rounds import finish_round, run_round
-from tasks.domain.takeover import TAKEOVER, Taken, take_over
+from tasks.domain.takeover import TAKEOVER, take_over
 from tasks.hub import Hub
 from tests.chaos.facts import read_facts
 from tests.chaos.invariants import violations
-from tests.deployments import disagreements, new_deployment
-
-WHEN = datetime(2026, 1, 1, tzinfo=UTC)
-
-
-class Deployment:
-    """FMA's side, written to as its API does; and a hub beside it."""
-
-    def __init__(self, folder: Path, **settings: Any) -> None:
-        self.media = folder / "media"
-        self.metadata = new_deployment(f"sqlite:///{folder}/fma.db", self.media)
-        self.hub = Hub(
-            settings=Settings(home=folder, **settings),
-            metadata=self.metadata,
-            model_data=FileModelDataConnector(self.media / "fedqueue", outside_roots=[self.media]),
-            send=lambda *_: None,
-            worker="test",
-        )
-
-    def insert(self, table: Any, **values: Any) -> int:
-        with self.metadata.engine.begin() as connection:
-            key = connection.execute(insert(table).values(values)).inserted_primary_key
-        assert key is not None
-        return key[0]  # type: ignore[no-any-return]
-
-    def model(self, clients: int = 1, **policy: Any) -> tuple[int, list[UUID]]:
-        named = {"name": "m", "aggregator": "avg_values_if_data", "requirement": "", "developer_id": 1}
-        moments = {"created_on": WHEN, "last_modified": WHEN}
-        model_id = self.insert(MODELS, **(named | moments | policy))
-        uuids = [uuid4() for _ in range(clients)]
-        for uuid in uuids:
-            self.insert(CLIENTS, uuid=uuid)
-            self.insert(REGISTRATIONS, federatedmodel_id=model_id, client_id=uuid)
-        return model_id, uuids
-
-    def file(self, data: Any) -> str:
-        path = f"model_updates/{uuid4()}"
-        (self.media / path).parent.mkdir(parents=True, exist_ok=True)
-        (self.media / path).write_text(json.dumps(data))
-        return path
-
-    def send(self, model_id: int, client: UUID, data: Any, **fields: Any) -> int:
-        named = {"status": 0, "created_on": WHEN, "client_id": client, "federated_model_id": model_id}
-        return self.insert(UPDATES, **({"data": self.file(data)} | named | fields))
-
-    def take(self) -> Taken:
-        return take_over(self.hub, seconds=60)
-
-    def known(self, model_id: int) -> FederatedModel:
-        found = self.metadata.pull_federated_model_w_id(model_id)
-        assert found is not None
-        return found
+from tests.deployments import WHEN, Deployment, disagreements
 
 
 @pytest.fixture
