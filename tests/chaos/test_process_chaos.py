@@ -10,14 +10,16 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import pytest
+from sqlalchemy import create_engine
 
 from config.settings import Settings
+from examples.fma.peer import PYTHON, FmaDeployment
 from tests.chaos.astray import astray
 from tests.chaos.evidence import PROPERTY, SEED, Evidence
 from tests.chaos.failpoint_plugin import PLUGIN, deaths, failpoint_environment, turn_off, turn_on
@@ -29,6 +31,7 @@ from tests.chaos.invariants import unaccounted, violations
 from tests.chaos.log_tally import OVERTAKEN, LogTally
 from tests.chaos.questions import questions_to
 from tests.chaos.traffic import Load, Told, garbage_collected, settled, traffic_running
+from tests.deployments import disagreements
 from worker.redelivery import give_back_unacknowledged
 
 LONG: Final = float(os.environ.get("CHAOS_SECONDS", "60"))
@@ -103,8 +106,34 @@ def test_nor_do_they_on_any_ground_for_longer(
     _chaos(database, broker, _LONG, tmp_path, request, evidence)
 
 
+@pytest.mark.wide
+@pytest.mark.slow
+@pytest.mark.timeout(_LONG.ceiling + 600)
+@pytest.mark.skipif(not PYTHON.exists(), reason=".peers/fma is not there: run `make peers`")
+def test_nor_do_they_beside_an_fma_deployment(
+    tmp_path: Path, request: pytest.FixtureRequest, evidence: Evidence
+) -> None:
+    """In a database that Django has made: FMA's tables say the same in the end, and its tree is one to django-mptt."""
+    fma = FmaDeployment(tmp_path / "fma")
+    fma.migrate()
+    fma.developer()
+    _chaos("fma-sqlite", "valkey", _LONG, tmp_path, request, evidence, fma)
+    engine = create_engine(f"sqlite:///{fma.home}/fma.db")
+    assert disagreements(engine) == []
+    engine.dispose()
+    rebuilt = fma.rebuild()
+    assert rebuilt["aggregates"]
+    assert rebuilt["changed"] == []
+
+
 def _chaos(
-    database: str, kind: str, bar: Bar, folder: Path, request: pytest.FixtureRequest, evidence: Evidence
+    database: str,
+    kind: str,
+    bar: Bar,
+    folder: Path,
+    request: pytest.FixtureRequest,
+    evidence: Evidence,
+    fma: FmaDeployment | None = None,
 ) -> None:
     points = folder / "failpoints"
     variables = failpoint_environment(
@@ -117,11 +146,11 @@ def _chaos(
     )
     turn_off(points)  # until all is set up
     with (
-        database_on(database, folder, request) as url,
+        database_on(database, folder, request) if fma is None else nullcontext(f"sqlite:///{fma.home}/fma.db") as url,
         broker_on(kind, folder) as broker,
         closing(LogTally(folder / "logs")) as said,
     ):
-        settings = _settings(folder, url, broker.url)
+        settings = _settings(folder, url, broker.url, fma)
         with (
             fleet_running(settings, folder / "logs", WORKERS, variables) as fleet,
             traffic_running(settings, folder, SEED, bar.load) as traffic,
@@ -181,8 +210,10 @@ def _chaos(
     assert not lacking, f"this run has shown nothing of these: {', '.join(lacking)}"
 
 
-def _settings(folder: Path, database_url: str, broker_url: str) -> Settings:
+def _settings(folder: Path, database_url: str, broker_url: str, fma: FmaDeployment | None) -> Settings:
     return Settings(
+        metadata_connector="sqlalchemy" if fma is None else "django",
+        fma_media=None if fma is None else fma.media,
         home=folder / "home",
         database_url=database_url,
         broker_url=broker_url,
