@@ -65,7 +65,7 @@ class DjangoMetadataConnector(Takeover):
             self._check_deployment()
 
     def _check_deployment(self) -> None:
-        missing = METADATA.tables.keys() - set(inspect(self.engine).get_table_names())
+        missing = METADATA.tables.keys() - set(inspect(self._reader).get_table_names())
         if missing:
             raise NoDeployment(sorted(missing))
 

@@ -43,12 +43,12 @@ class SqlAlchemyMetadataConnector(Models, Aggregates, Service, Feed, Letters, Pr
     def schema_revision(self) -> str | None:
         """The schema's revision; None for an empty database."""
         with self._faults_named():
-            return revision_of(self.engine)
+            return revision_of(self._reader)
 
     def contracting_steps(self) -> list[tuple[str, str]]:
         """(revision, oldest code that it leaves) of the steps that `update_database()` leaves alone."""
         with self._faults_named():
-            return known_steps().waiting(revision_of(self.engine))
+            return known_steps().waiting(revision_of(self._reader))
 
     def check(self) -> None:
         """Return if the database answers and this version's code may work on its schema.
@@ -59,13 +59,13 @@ class SqlAlchemyMetadataConnector(Models, Aggregates, Service, Feed, Letters, Pr
             with self._reading() as session:
                 session.execute(text("SELECT 1"))
             with self._faults_named():
-                check_schema(self.engine)
+                check_schema(self._reader)
         except DBAPIError as error:
             raise DatabaseUnavailable(f"the database does not answer: {error.orig}") from error
 
     def _is_left_behind(self) -> bool:
         try:
-            check_schema(self.engine)
+            check_schema(self._reader)
         except SchemaTooNew:
             return True
         except (DBAPIError, SchemaOutdated):

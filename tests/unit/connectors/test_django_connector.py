@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import shlex
+import sqlite3
 import sys
+import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -11,6 +14,7 @@ import pytest
 from connectors.django.connector import DjangoMetadataConnector
 from connectors.django.errors import MigrationFailed, NoDeployment
 from connectors.errors import DatabaseUnsuitable
+from tests.deployments import new_deployment
 
 
 def test_a_database_without_fmas_tables_is_refused(tmp_path: Path) -> None:
@@ -48,6 +52,19 @@ def test_the_database_is_in_wal_mode_before_the_deployments_migrations(tmp_path:
     metadata = DjangoMetadataConnector(f"sqlite:///{tmp_path}/x.db", media=tmp_path, migrate_command=command)
     with pytest.raises(MigrationFailed, match=r"code 9: \('wal',\)"):
         metadata.update_database()
+    metadata.close()
+
+
+def test_who_looks_whether_it_may_begin_takes_no_lock(tmp_path: Path) -> None:
+    """Django's migrations read before they write: a lock that somebody has at that moment fails them at once."""
+    metadata = new_deployment(f"sqlite:///{tmp_path}/x.db", tmp_path)
+    with closing(sqlite3.connect(tmp_path / "x.db", isolation_level=None)) as migrating:
+        migrating.execute("BEGIN IMMEDIATE")
+        began = time.monotonic()
+        metadata.check()
+        assert metadata.schema_revision() is not None
+        assert metadata.contracting_steps() == []
+        assert time.monotonic() - began < 10
     metadata.close()
 
 
