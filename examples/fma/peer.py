@@ -62,7 +62,9 @@ class FmaDeployment:
     @property
     def migrate_command(self) -> str:
         """What migrates its tables, whoever runs it, wherever."""
-        named = [f"{name}={value}" for name, value in self.environment.items()]
+        # Who may read the bucket belongs in no command line: whoever runs it has that in his environment.
+        kept = {name: value for name, value in self.environment.items() if not name.startswith("AWS_")}
+        named = [f"{name}={value}" for name, value in kept.items()]
         return shlex.join(["env", *named, str(PYTHON), "-m", f"{_PACKAGE}.manage", "migrate", "--verbosity", "0"])
 
     def run(self, module: str, *arguments: str) -> str:

@@ -40,7 +40,7 @@ def test_a_bucket_is_taken_over_like_a_folder(tmp_path: Path) -> None:
         fma.metadata.close()
 
 
-@pytest.mark.parametrize("media", ["/srv/media", "s3://fma/media"])
+@pytest.mark.parametrize("media", ["/srv/media", "s3://fma/media", "s3://fma"])
 def test_a_row_names_a_file_relative_to_the_media(media: str) -> None:
     """And nothing else is a name: not what only begins alike, nor what leads out of there."""
     place = as_media(media)
