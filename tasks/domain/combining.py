@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Sequence
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 
 from connectors.errors import BlobMissing, ModelDataError
 from connectors.model_data import TensorReader
-from connectors.records import BlobRef, Claim, DataFormat, ModelUpdate, ReasonCode, TensorSpec
+from connectors.records import BlobRef, DataFormat, ModelUpdate, ReasonCode, TensorSpec
 from tasks.aggregation import (
     AggregatorParams,
     StartFrom,
@@ -19,7 +18,8 @@ from tasks.aggregation import (
     find_aggregator,
     state_tensors,
 )
-from tasks.domain.claiming import Begun, fewest_for, lease_ms
+from tasks.domain.claiming import Begun, fewest_for
+from tasks.domain.leases import LeaseKeeper
 from tasks.domain.recipes import Cooked, Ingredient, Recipe
 from tasks.hub import Hub
 
@@ -55,11 +55,12 @@ def combine_round(hub: Hub, begun: Begun) -> tuple[Recipe, Cooked]:
     Raises: Culprit, RoundFailed, ClaimLost, Unavailable, AggregationError, ModelDataError.
     """
     recipe = recipe_of(hub, begun)
-    keeper = LeaseKeeper(hub, begun.claim, [u.data.size_bytes if u.data else 0 for u in begun.updates])
+    sizes = [u.data.size_bytes if u.data else 0 for u in begun.updates]
     tensors = begun.model.tensors
     assert tensors is not None, "an update was accepted, and it set what the model looks like"
     try:
-        return recipe, follow(hub, recipe, tensors, keeper)
+        with LeaseKeeper(hub, begun.claim, sizes) as keeper:
+            return recipe, follow(hub, recipe, tensors, keeper)
     except IngredientUnusable as error:
         update = next(u for u in begun.updates if u.id == error.ingredient.update_id)
         # It was there when it was submitted: a store that is not mounted must not condemn its updates at once.
@@ -124,10 +125,12 @@ def follow(hub: Hub, recipe: Recipe, tensors: Sequence[TensorSpec], keeper: Leas
     Raises: IngredientUnusable, ClaimLost, Unavailable, AggregationError, ModelDataError.
     """
     algorithm = find_aggregator(recipe.aggregator)
+    storing = nullcontext if keeper is None else keeper.storing
     with ExitStack() as stack:
 
         def read(ref: BlobRef, data_format: DataFormat = recipe.data_format) -> TensorReader:
-            reader = hub.model_data.open(ref, data_format)
+            with storing():
+                reader = hub.model_data.open(ref, data_format)
             stack.callback(reader.close)
             if keeper is not None:
                 keeper.keep()
@@ -175,39 +178,7 @@ def follow(hub: Hub, recipe: Recipe, tensors: Sequence[TensorSpec], keeper: Leas
         except UpdateUnusable as error:
             raise IngredientUnusable(recipe.updates[error.index], error) from error
         # No state is written where a first round without any model was the mean: there is nothing to remember.
-        state = state_writer.commit() if state_writer is not None and report.state else None
-        return Cooked(writer.commit(), state, replace(report, params=dict(recipe.params)))
-
-
-class LeaseKeeper:
-    """Renews a claim every third of its lease while the work goes on, and stops the work when the claim is lost."""
-
-    def __init__(
-        self, hub: Hub, claim: Claim, sizes: Sequence[int], clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._hub = hub
-        self._claim = claim
-        self._sizes = sizes
-        self._clock = clock
-        self._renewed = clock()
-        self._bytes = 0
-
-    def note_bytes(self, bytes_done: int) -> None:
-        """Take down how far the work has come, and keep the claim. Raises: ClaimLost."""
-        self._bytes = bytes_done
-        self.keep()
-
-    def keep(self) -> None:
-        """Renew the claim if a third of the lease has gone by. Raises: ClaimLost, DatabaseUnavailable."""
-        if self._clock() - self._renewed < self._hub.settings.lease_seconds / 3:
-            return
-        share = min(1.0, self._bytes / max(1, sum(self._sizes)))
-        self._hub.metadata.transact(
-            lambda _: self._hub.metadata.renew_claim(
-                self._claim,
-                lease_ms(self._hub),
-                updates_done=int(share * len(self._sizes)),
-                bytes_done=self._bytes,
-            )
-        )
-        self._renewed = self._clock()
+        with storing():
+            state = state_writer.commit() if state_writer is not None and report.state else None
+            data = writer.commit()
+        return Cooked(data, state, replace(report, params=dict(recipe.params)))

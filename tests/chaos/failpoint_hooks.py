@@ -21,7 +21,7 @@ from connectors.storage.file_connector import FileModelDataConnector
 from connectors.storage.json_files import JsonWriter
 from connectors.storage.safetensors_files import SafetensorsWriter
 from fedqueue.messages import names
-from tasks.domain.combining import LeaseKeeper
+from tasks.domain.leases import LeaseKeeper
 from tasks.draining import Drain
 from tasks.hub import Hub
 from tests.chaos.failpoints import Died, Failpoint, hastens, reach, still_alive

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +12,8 @@ import pytest
 from connectors.errors import ClaimLost, StoreUnavailable
 from connectors.records import ModelStatus, ReasonCode, RoundState, UpdateStatus
 from tasks.domain.claiming import Begun, begin_round
-from tasks.domain.combining import LeaseKeeper, recipe_of
+from tasks.domain.combining import recipe_of
+from tasks.domain.leases import LeaseKeeper
 from tasks.domain.models import set_paused
 from tasks.domain.rounds import finish_round, run_round
 
@@ -301,6 +304,33 @@ def test_the_lease_is_renewed_every_third_of_it(bench: Any) -> None:
     seconds[0] = 30.0
     with pytest.raises(ClaimLost):
         keeper.note_bytes(200)
+
+
+def test_a_claim_is_kept_while_the_store_takes_long_and_only_then(bench: Any) -> None:
+    """An upload of a large model takes many leases: every round of it would be overtaken, and its updates condemned."""
+    model, (one, _) = bench.model()
+    bench.submit(model, one, [1.0])
+    with bench.metadata.transaction() as transaction:
+        begun = begin_round(bench.hub, model.id, transaction)
+    assert isinstance(begun, Begun)
+    hub = replace(bench.hub, settings=bench.hub.settings.model_copy(update={"lease_seconds": 0.12}))
+    with LeaseKeeper(hub, begun.claim, [100]) as keeper:
+        bench.milliseconds += 60_000
+        with keeper.storing():
+            _wait_until(lambda: bench.now(model).lease_until == bench.milliseconds + 120)
+        bench.milliseconds += 60_000
+        time.sleep(0.3)
+        assert bench.now(model).lease_until < bench.milliseconds  # what computes renews by itself, or not at all
+        run_round(bench.hub, model.id)  # which takes the updates back, and so the fence
+        with pytest.raises(ClaimLost), keeper.storing():
+            _wait_until(lambda: not keeper.is_standing_by)
+
+
+def _wait_until(holds: Callable[[], bool]) -> None:
+    until = time.monotonic() + 20
+    while not holds():
+        assert time.monotonic() < until
+        time.sleep(0.01)
 
 
 def test_a_poisonous_update_is_found_by_halving_and_the_rest_go_on(bench: Any) -> None:
