@@ -21,6 +21,10 @@ class StoreUnavailable(Unavailable):
     """The store did not answer, or has no room: nothing is known about the data itself."""
 
 
+class StoreMisconfigured(StoreUnavailable):
+    """The store is not there, refuses access, or its settings are wrong: all that needs it waits for its owner."""
+
+
 class CanNotSign(ConnectorError):
     """The store has no URLs by which others could read or write it."""
 

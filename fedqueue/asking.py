@@ -28,6 +28,7 @@ _PASSING: Final = frozenset(
         "DatabaseUnavailable",
         "OperationalError",
         "SoftTimeLimitExceeded",
+        "StoreMisconfigured",
         "StoreUnavailable",
         "TaskRevokedError",  # as Celery calls a task that it cancelled for its broker was gone
         "Terminated",

@@ -19,7 +19,13 @@ from pathlib import Path
 from typing import Any, Final
 
 SCHEMES: Final = ("s3", "gs", "az")
-_PROVIDERS: Final = ("AWS", "GOOGLE", "AZURE")
+_PROVIDERS: Final = {
+    "s3": "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION and AWS_ENDPOINT",
+    "gs": "GOOGLE_SERVICE_ACCOUNT",
+    "az": "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY",
+}
+# Some stores take no more parts than this.
+_MOST_PARTS: Final = 10_000
 INCOMING: Final = "incoming"
 
 # Larger files go up in parts, which many stores can't make conditional; one that is there already has the same bytes.
@@ -27,15 +33,27 @@ _ONE_PART_BYTES: Final = 5 << 20
 _PIECE_BYTES: Final = 8 << 20
 # Of each request. A store that gives no sign of life for so long is away.
 _TIMEOUT: Final = timedelta(seconds=30)
+_CONNECT_TIMEOUT: Final = timedelta(seconds=10)
 _RETRIES: Final = {"max_retries": 3, "retry_timeout": timedelta(seconds=60)}
+# For what is done while somebody waits for a lock.
+_PROMPT_TIMEOUT: Final = timedelta(seconds=3)
+_PROMPT_RETRIES: Final = {"max_retries": 1, "retry_timeout": timedelta(seconds=3)}
+# How often in a row a reading may break off with nothing read.
+_BREAKS: Final = 3
 
 # What a key is made of here. Anything else could be spelt in two ways, and mean two things to two programs.
 _KEY = re.compile(r"[A-Za-z0-9._=-]+(?:/[A-Za-z0-9._=-]+)*")
+# A provider's token may travel in the query of each request, which errors quote.
+_QUERY = re.compile(r"\?[^\s\"')]+")
 _URL = re.compile(r"([a-z0-9]+)://([A-Za-z0-9.-]+)((?:/[A-Za-z0-9._=-]+)*)/?")
 
 
 class BucketUnavailable(Exception):
     """The store did not do what it was asked to; the same call may succeed later."""
+
+
+class BucketMisconfigured(BucketUnavailable):
+    """There is no such bucket, it refuses access, or its provider's variables are wrong: its owner must act."""
 
 
 class ObjectMissing(Exception):
@@ -84,9 +102,10 @@ def key_in(url: str, uri: str) -> str | None:
 class Bucket:
     """One URL's objects. Connects when it is first used: what obstore runs on does not survive a fork."""
 
-    def __init__(self, url: str) -> None:
-        """Raises: ValueError."""
+    def __init__(self, url: str, *, is_prompt: bool = False) -> None:
+        """`is_prompt`: it gives up within seconds where the store is away. Raises: ValueError."""
         self.url = check_bucket_url(url)
+        self._is_prompt = is_prompt
         self._guard = threading.Lock()
         self._store: Any = None
 
@@ -102,12 +121,23 @@ class Bucket:
 
     def read(self, key: str) -> Iterator[bytes]:
         """The object's bytes in pieces of some mebibytes. Raises: ObjectMissing, BucketUnavailable."""
-        size = self.head(key).size
-        for start in range(0, size, _PIECE_BYTES):
-            # A request of its own for each: none takes long, and one that fails is tried again by itself.
-            with self._working(key) as (obstore, store):
-                piece = obstore.get_range(store, key, start=start, end=min(start + _PIECE_BYTES, size))
-            yield bytes(piece)
+        size, start, breaks = self.head(key).size, 0, 0
+        while start < size:
+            try:
+                for piece in self._read_on(key, start, size):
+                    yield piece
+                    start, breaks = start + len(piece), 0
+            except BucketUnavailable:
+                # A large object takes longer than one request may: it goes on from here.
+                breaks += 1
+                if breaks > _BREAKS:
+                    raise
+
+    def _read_on(self, key: str, start: int, end: int) -> Iterator[bytes]:
+        with self._working(key) as (obstore, store):
+            found = obstore.get(store, key, options={"range": (start, end)})
+            for piece in found.stream(min_chunk_size=_PIECE_BYTES):
+                yield bytes(piece)
 
     def put(self, key: str, data: bytes) -> None:
         """Write a small object, in the place of whatever is there. Raises: BucketUnavailable."""
@@ -119,20 +149,24 @@ class Bucket:
 
         Raises: BucketUnavailable.
         """
-        key, size = blob_key(digest), path.stat().st_size
-        try:
-            if self.head(key).size == size:
-                return True
-        except ObjectMissing:
-            pass
-        with self._writing(key) as (obstore, store), path.open("rb") as file:
-            if size > _ONE_PART_BYTES:
-                obstore.put(store, key, file)
-                return False
+        key = blob_key(digest)
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            mode = "create"
             try:
-                obstore.put(store, key, file.read(), mode="create")
-            except obstore.exceptions.AlreadyExistsError:
-                return True
+                if self.head(key).size == size:
+                    return True
+                mode = "overwrite"  # what is there can't be these bytes
+            except ObjectMissing:
+                pass
+            with self._writing(key) as (obstore, store):
+                if size > _ONE_PART_BYTES:
+                    obstore.put(store, key, file, chunk_size=max(_ONE_PART_BYTES, -(-size // _MOST_PARTS)))
+                    return False
+                try:
+                    obstore.put(store, key, file.read(), mode=mode)
+                except obstore.exceptions.AlreadyExistsError:
+                    return True
         return False
 
     def move(self, key: str, to: str) -> None:
@@ -172,7 +206,7 @@ class Bucket:
             with self._working(key) as connected:
                 yield connected
         except ObjectMissing as error:
-            raise BucketUnavailable(f"{self.url} can't be written: there is no such bucket") from error
+            raise BucketMisconfigured(f"{self.url} can't be written: there is no such bucket") from error
 
     @contextmanager
     def _working(self, key: str) -> Iterator[tuple[Any, Any]]:
@@ -183,19 +217,39 @@ class Bucket:
             raise ObjectMissing(f"{self.url}/{key} is not there") from error
         except obstore.exceptions.AlreadyExistsError:
             raise
+        except (obstore.exceptions.PermissionDeniedError, obstore.exceptions.UnauthenticatedError) as error:
+            raise BucketMisconfigured(
+                f"{self.url} refuses access: see to {self._variables}, and to what they may do ({_words_of(error)})"
+            ) from error
         except (obstore.exceptions.BaseError, OSError) as error:
-            # Its own words go on for pages of debugging.
-            raise BucketUnavailable(f"{self.url}/{key}: {str(error).splitlines()[0][:500]}") from error
+            raise BucketUnavailable(f"{self.url}/{key}: {_words_of(error)}") from error
+
+    @property
+    def _variables(self) -> str:
+        return _PROVIDERS[self.url.partition("://")[0]]
 
     def _connected(self, obstore: Any) -> Any:
         with self._guard:
             if self._store is None:
-                options: dict[str, Any] = {"timeout": _TIMEOUT, "connect_timeout": timedelta(seconds=10)}
+                timeout = _PROMPT_TIMEOUT if self._is_prompt else _TIMEOUT
+                options: dict[str, Any] = {"timeout": timeout, "connect_timeout": min(timeout, _CONNECT_TIMEOUT)}
                 # Options given here keep obstore from reading the provider's own word for it.
-                allowed = any(os.environ.get(f"{name}_ALLOW_HTTP", "").lower() in ("1", "true") for name in _PROVIDERS)
+                names = ("AWS", "GOOGLE", "AZURE")
+                allowed = any(os.environ.get(f"{name}_ALLOW_HTTP", "").lower() in ("1", "true") for name in names)
                 options |= {"allow_http": allowed}
-                self._store = obstore.store.from_url(self.url, client_options=options, retry_config=_RETRIES)
+                retries = _PROMPT_RETRIES if self._is_prompt else _RETRIES
+                try:
+                    self._store = obstore.store.from_url(self.url, client_options=options, retry_config=retries)
+                except (obstore.exceptions.BaseError, ValueError) as error:
+                    raise BucketMisconfigured(
+                        f"{self.url} can't be reached: {_words_of(error)}; see to {self._variables}"
+                    ) from error
             return self._store
+
+
+def _words_of(error: Exception) -> str:
+    """An error's first line, for people: the others are for the provider's own programmers."""
+    return _QUERY.sub("?…", str(error).splitlines()[0])[:500]
 
 
 # The process in which obstore began its threads.

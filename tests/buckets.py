@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import urllib.request
 from collections.abc import Iterator, Mapping
@@ -51,7 +52,18 @@ def forget_everything(server: Server) -> None:
     _ask(server, "moto-api/reset", "POST")
 
 
-def _ask(server: Server, place: str, method: str) -> None:
+def object_in(server: Server, uri: str) -> bytes:
+    """An object's bytes, past all code of ours. `uri`: s3://bucket/key."""
+    return _ask(server, uri.removeprefix("s3://"), "GET")
+
+
+def unfinished_uploads(server: Server, name: str) -> list[str]:
+    """The keys whose uploads in parts were begun and neither ended nor given up."""
+    return re.findall("<Key>(.*?)</Key>", _ask(server, f"{name}?uploads", "GET").decode())
+
+
+def _ask(server: Server, place: str, method: str) -> bytes:
     request = urllib.request.Request(f"{server.url}/{place}", method=method, headers={"Authorization": _SIGNED})
-    with urllib.request.urlopen(request, timeout=30):
-        pass
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        content: bytes = answer.read()
+    return content

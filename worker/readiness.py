@@ -11,8 +11,15 @@ import structlog
 from sqlalchemy.exc import DBAPIError
 
 from config.secrets import masked
-from config.settings import Settings
-from connectors.errors import DatabaseUnavailable, DatabaseUnsuitable, SchemaOutdated, SchemaTooNew, StoreUnavailable
+from config.settings import PREFIX, Settings
+from connectors.errors import (
+    DatabaseUnavailable,
+    DatabaseUnsuitable,
+    SchemaOutdated,
+    SchemaTooNew,
+    StoreMisconfigured,
+    StoreUnavailable,
+)
 from worker.bootstrap import HubCelery, build_metadata, build_model_data
 from worker.health import broker_trouble
 
@@ -65,6 +72,8 @@ def _database(metadata: SqlAlchemyMetadataConnector, settings: Settings) -> Iter
 def _store(metadata: SqlAlchemyMetadataConnector, settings: Settings) -> Part:
     try:
         build_model_data(settings, metadata).check()
+    except StoreMisconfigured as error:
+        return Part("store", False, masked(f"{PREFIX}STORE_URL: {error}"))
     except (DatabaseUnavailable, StoreUnavailable) as error:
         return Part("store", False, masked(str(error)))
     except DBAPIError:

@@ -6,8 +6,8 @@ import multiprocessing
 
 import structlog
 
-from config.settings import Settings
-from connectors.errors import DatabaseUnavailable, StoreUnavailable
+from config.settings import PREFIX, Settings
+from connectors.errors import DatabaseUnavailable, StoreMisconfigured, StoreUnavailable
 from fedqueue.buckets import is_bucket
 from worker.bootstrap import build_metadata, build_model_data
 
@@ -32,6 +32,8 @@ def _look(settings: Settings) -> None:
     metadata = build_metadata(settings)
     try:
         build_model_data(settings, metadata).check()
+    except StoreMisconfigured as error:
+        log.error("the store can't be used before its owner acts", setting=f"{PREFIX}STORE_URL", reason=str(error))
     except (DatabaseUnavailable, StoreUnavailable) as error:
         log.warning("the store can't be used now", reason=str(error))
     finally:

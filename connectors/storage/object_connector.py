@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 from uuid import uuid4
 
-from connectors.errors import BlobMissing, ModelDataError, ReferenceRefused, StoreUnavailable
+from connectors.errors import BlobMissing, ModelDataError, ReferenceRefused, StoreMisconfigured, StoreUnavailable
 from connectors.model_data import Array, BaseModelDataConnector, TensorReader, TensorWriter
 from connectors.records import BlobRef, DataFormat, FederatedModel, ModelUpdate, ReasonCode, TensorSpec
 from connectors.storage.bucket_garbage import BucketGarbage
@@ -23,7 +23,7 @@ from connectors.storage.file_connector import FileModelDataConnector
 from connectors.storage.garbage import is_digest
 from connectors.storage.limits import Limits
 from fedqueue.blobs import STORE_MARK, blob_path
-from fedqueue.buckets import INCOMING, Bucket, BucketUnavailable, ObjectMissing, blob_key, key_in
+from fedqueue.buckets import INCOMING, Bucket, BucketMisconfigured, BucketUnavailable, ObjectMissing, blob_key, key_in
 
 T = TypeVar("T")
 
@@ -53,6 +53,7 @@ class ObjectModelDataConnector(BaseModelDataConnector):
         """
         self._limits = limits or Limits()
         self._bucket = Bucket(url)
+        self._prompt = Bucket(url, is_prompt=True)
         self._files = FileModelDataConnector(cache, outside_roots=outside_roots, limits=self._limits)
         self._cache = BlobCache(self._files.root, cache_bytes)
         self._garbage = BucketGarbage(self._bucket)
@@ -92,24 +93,26 @@ class ObjectModelDataConnector(BaseModelDataConnector):
             with self._working(uri):  # the same bucket as the store's may hold it, and be away
                 found = self._files.take_in(uri, digest)
             return self._store(found)
-        own = key.rpartition("/")[2]
-        is_own = not key.startswith(INCOMING)
-        with self._working(uri):
-            size = self._bucket.head(key).size
-            self._check_size(size)
-            if is_own:
-                # Before the long read: garbage collection leaves it alone from here on.
-                self._garbage.renew(own)
-            path = self._cache.find(own) if is_own else None
-            if path is None:
-                path = self._cache.keep(self._bucket.read(key), own if is_own else digest, self._limits.max_bytes)
-        if digest is not None and path.name != digest:
-            raise ModelDataError(ReasonCode.CORRUPT, f"{uri} has digest {path.name}, not {digest}")
-        if is_own:
-            return BlobRef(uri, own, size)
+        if not key.startswith(INCOMING):
+            return self._take_own(key, uri, digest)
+        try:
+            with self._working(uri):
+                size = self._bucket.head(key).size
+                self._check_size(size)
+                path = self._cache.keep(self._bucket.read(key), digest, self._limits.max_bytes)
+        except BlobMissing as missing:
+            if digest is None:
+                raise
+            # Whoever took it in before may have been killed before its row was written.
+            try:
+                return self._take_own(blob_key(digest), self._bucket.uri_of(blob_key(digest)), digest)
+            except BlobMissing:
+                raise missing from None
         stored = self._store(BlobRef(path.as_uri(), path.name, size))
-        with self._working(uri):
-            self._bucket.delete(key)
+        if digest is not None:
+            # Without a digest nobody would find it again who comes a second time: it is left to garbage collection.
+            with self._working(uri):
+                self._bucket.delete(key)
         return stored
 
     def normalise(self, ref: BlobRef, data_format: DataFormat) -> BlobRef:
@@ -143,8 +146,9 @@ class ObjectModelDataConnector(BaseModelDataConnector):
         """
         try:
             with self._working(ref.uri):
-                self._garbage.renew(ref.digest)
-                self._bucket.head(blob_key(ref.digest))
+                # A model's row is locked: a store that is away must not keep everybody else from it for a minute.
+                BucketGarbage(self._prompt).renew(ref.digest)
+                self._prompt.head(blob_key(ref.digest))
         except BlobMissing as error:
             raise StoreUnavailable(f"{ref.uri} was collected meanwhile") from error
 
@@ -190,6 +194,19 @@ class ObjectModelDataConnector(BaseModelDataConnector):
                 raise ReferenceRefused(f"{uri!r} is not a blob of the store")
         return key
 
+    def _take_own(self, key: str, uri: str, digest: str | None) -> BlobRef:
+        """A blob of the store's own, read anew and held to its digest."""
+        own = key.rpartition("/")[2]
+        if digest not in (None, own):
+            raise ModelDataError(ReasonCode.CORRUPT, f"{uri} has digest {own}, not {digest}")
+        with self._working(uri):
+            size = self._bucket.head(key).size
+            self._check_size(size)
+            # Before the long read: garbage collection leaves it alone from here on.
+            self._garbage.renew(own)
+            self._cache.keep(self._bucket.read(key), own, self._limits.max_bytes)
+        return BlobRef(uri, own, size)
+
     def _store(self, ref: BlobRef) -> BlobRef:
         """What lies in the folder, in the bucket."""
         with self._working(self._bucket.url):
@@ -232,6 +249,8 @@ class ObjectModelDataConnector(BaseModelDataConnector):
                 if is_digest(digest) and self._garbage.bring_back(digest):
                     raise StoreUnavailable(f"{uri} was out of reach: garbage collection looked at it") from error
                 raise BlobMissing(uri) from error
+        except BucketMisconfigured as error:
+            raise StoreMisconfigured(str(error)) from error
         except BucketUnavailable as error:
             raise StoreUnavailable(str(error)) from error
         except OSError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -93,7 +93,9 @@ def test_the_urls_are_for_any_program(settings: Settings, bucket: Bucket) -> Non
 
 @pytest.mark.wide
 @pytest.mark.slow
-def test_a_gibibyte_goes_through_within_the_memory_budget(settings: Settings) -> None:
+def test_a_gibibyte_goes_through_within_the_memory_budget(
+    settings: Settings, record_property: Callable[[str, object], None]
+) -> None:
     """The model, two updates and the aggregate: four gibibytes to and from the bucket, by one hub."""
     parameters = (1 << 30) // 4
     with Client(settings.broker_url, settings.result_url, _URL, timeout=120.0) as client:
@@ -108,6 +110,7 @@ def test_a_gibibyte_goes_through_within_the_memory_budget(settings: Settings) ->
                 client.submit_update(model, sender, {"w": values}, num_examples=1, timeout=120)
             client.wait_for_aggregate(model, after=0, timeout=120)
         memory = watch.memory()
+        record_property("memory", memory.shown())
         newest = client.fetch_latest(model, timeout=120).arrays["w"]
     assert (newest[0], newest[-1]) == (2.0, 2.0)  # the mean of 1 and 3
     budget = int(settings.memory_budget_bytes) / _MIB

@@ -13,7 +13,7 @@ from uuid import UUID, uuid4
 import numpy as np
 import pytest
 
-from connectors.errors import BlobMissing, ModelDataError, ReferenceRefused, StoreUnavailable
+from connectors.errors import BlobMissing, ModelDataError, ReferenceRefused, StoreMisconfigured, StoreUnavailable
 from connectors.records import BlobRef, DataFormat, FederatedModel, ModelUpdate, ReasonCode
 from connectors.storage import FileModelDataConnector, Limits
 from connectors.storage.object_connector import ObjectModelDataConnector
@@ -119,13 +119,27 @@ def test_an_upload_by_a_signed_url_is_taken_in_and_gone(store: ObjectModelDataCo
         assert answer.read() == b"model"
 
 
+def test_an_upload_that_was_taken_in_before_is_not_missing(store: ObjectModelDataConnector, url: str) -> None:
+    """Its task was killed before the row was written, and comes again."""
+    Bucket(url).put("incoming/one", b"model")
+    digest = sha256(b"model").hexdigest()
+    first = store.take_in(f"{url}/incoming/one", digest)
+    assert store.take_in(f"{url}/incoming/one", digest) == first
+    with pytest.raises(BlobMissing, match="incoming/one"):
+        store.take_in(f"{url}/incoming/one", "0" * 64)
+    Bucket(url).put("incoming/two", b"model")
+    assert [store.take_in(f"{url}/incoming/two", None) for _ in range(2)] == [first, first]
+
+
 def test_what_lies_in_the_store_is_checked_once_more(store: ObjectModelDataConnector, url: str, tmp_path: Path) -> None:
     ref = a_model(store, 1.0)
     assert store.take_in(ref.uri, ref.digest) == ref
     Bucket(url).put(blob_key(ref.digest), b"something else")
-    with pytest.raises(ModelDataError) as caught:
-        a_store(url, tmp_path / "elsewhere").take_in(ref.uri, ref.digest)
-    assert caught.value.reason_code is ReasonCode.CORRUPT
+    # Whatever copy a worker has: what is submitted, and what is verified, is what the bucket holds.
+    for one in (store, a_store(url, tmp_path / "elsewhere")):
+        with pytest.raises(ModelDataError) as caught:
+            one.take_in(ref.uri, ref.digest)
+        assert caught.value.reason_code is ReasonCode.CORRUPT
 
 
 def test_other_bytes_than_were_sent_are_refused(store: ObjectModelDataConnector, url: str) -> None:
@@ -386,3 +400,8 @@ def test_a_process_forked_too_late_is_told_so(store: ObjectModelDataConnector) -
             os._exit(7 if "forked" in str(error) else 1)
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+
+
+def test_a_bucket_that_is_not_there_is_its_owners_affair(server: Server, tmp_path: Path) -> None:
+    with pytest.raises(StoreMisconfigured, match="no such bucket"):
+        a_store("s3://nobody-made-this/hub", tmp_path / "cache").check()
