@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import tempfile
+import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from http import HTTPStatus
+from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from typing import BinaryIO, Final, Protocol
 from urllib.parse import urlsplit
 
+from fedqueue.asking import Rests
 from fedqueue.blobs import digest_of
 from fedqueue.buckets import Bucket, BucketUnavailable, ObjectMissing, blob_key, is_bucket
 from fedqueue.errors import StoreUnreachable
@@ -20,6 +24,9 @@ from fedqueue.payload import SharedStore, Store, checked
 # In place of a store's URL: all data goes by URLs that the hub signs.
 SIGNED_URLS: Final = "signed"
 _SECONDS: Final = 60.0  # that a server may be silent
+_TRIES: Final = 4
+_PASSING: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
+_PIECE_BYTES: Final = 8 << 20
 
 
 class AsksForUrls(Protocol):
@@ -85,8 +92,20 @@ class SignedStore(_Staging):
 
     def read(self, uri: str, digest: str) -> bytearray:
         """By a URL that the hub has signed. Raises: StoreUnreachable, DataCorrupt."""
-        with _asked(urllib.request.Request(_plain(uri))) as answer:  # noqa: S310  # http or https, by _plain
-            buffer = bytearray(answer.read())
+        buffer = bytearray()
+
+        def read_on() -> None:
+            # What came before a connection broke need not come again.
+            rest = {"Range": f"bytes={len(buffer)}-"} if buffer else {}
+            with _asked(urllib.request.Request(_plain(uri), headers=rest)) as answer:  # noqa: S310  # by _plain
+                if answer.status == HTTPStatus.OK:
+                    del buffer[:]
+                while piece := answer.read(_PIECE_BYTES):
+                    buffer.extend(piece)
+                if answer.length:
+                    raise _Passing(f"{len(buffer)} bytes came, {answer.length} more were announced")
+
+        _patiently(read_on)
         return checked(buffer, uri.partition("?")[0], digest)
 
     def _keep(self, file: BinaryIO, digest: str | None = None) -> DataRef:
@@ -97,10 +116,14 @@ class SignedStore(_Staging):
         headers = {"Content-Length": str(size), "Content-Type": "application/octet-stream"}
         if ".blob.core." in granted.url:
             headers["x-ms-blob-type"] = "BlockBlob"  # which Azure wants to be told
-        with path.open("rb") as data:
-            request = urllib.request.Request(_plain(granted.url), data=data, method="PUT", headers=headers)  # noqa: S310
-            with _asked(request):
-                pass
+
+        def put() -> None:
+            with path.open("rb") as data:
+                request = urllib.request.Request(_plain(granted.url), data=data, method="PUT", headers=headers)  # noqa: S310
+                with _asked(request):
+                    pass
+
+        _patiently(put)
         return DataRef(uri=granted.uri, digest=digest or digest_of(path))
 
 
@@ -110,13 +133,30 @@ def _plain(url: str) -> str:
     return url
 
 
+class _Passing(StoreUnreachable):
+    """It may be over in a moment."""
+
+
+def _patiently(ask: Callable[[], None]) -> None:
+    """Ask, and some times again where that may help."""
+    rests = Rests(shortest=0.5, longest=8.0)
+    for _ in range(_TRIES - 1):
+        try:
+            return ask()
+        except _Passing:
+            time.sleep(rests.next())
+    return ask()
+
+
 @contextmanager
-def _asked(request: urllib.request.Request) -> Iterator[BinaryIO]:
+def _asked(request: urllib.request.Request) -> Iterator[HTTPResponse]:
     place = request.full_url.partition("?")[0]  # what comes after it is the signature
     try:
         with urllib.request.urlopen(request, timeout=_SECONDS) as answer:  # noqa: S310  # http or https, by _plain
             yield answer
     except urllib.error.HTTPError as error:
-        raise StoreUnreachable(f"{place}: {error.code} {error.reason}") from error
-    except OSError as error:
-        raise StoreUnreachable(f"{place}: {error}") from error
+        kind = _Passing if error.code in _PASSING else StoreUnreachable
+        refused = ": the URL has expired, or the hub may not do this" if error.code == HTTPStatus.FORBIDDEN else ""
+        raise kind(f"{place}: {error.code} {error.reason}{refused}") from error
+    except (OSError, HTTPException) as error:
+        raise _Passing(f"{place}: {error}") from error

@@ -10,11 +10,8 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from hashlib import sha256
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import urlsplit
 from uuid import uuid4
 
 import pytest
@@ -24,6 +21,7 @@ from tests.buckets import CREDENTIALS, make_bucket, s3_server, unfinished_upload
 from tests.hubs import ROOT
 from tests.proxy import Proxy, proxy_to
 from tests.servers import Server
+from tests.stub_server import Stub, stub_server
 
 _LARGE = 24 << 20  # goes up in parts, and comes in several pieces
 
@@ -127,56 +125,6 @@ def test_a_reading_that_breaks_off_goes_on_where_it_was(bucket: Bucket, proxy: P
 
 
 # --- a store that is away -----------------------------------------------------------------------------------------
-
-
-class Stub(ThreadingHTTPServer):
-    """Answers as it is told, and remembers what it was asked."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.asked: list[tuple[str, str]] = []
-        self.failures: list[int] = []  # statuses to answer first
-
-    @property
-    def url(self) -> str:
-        """Where it listens."""
-        return f"http://127.0.0.1:{self.server_port}"
-
-
-class _Handler(BaseHTTPRequestHandler):
-    def answer(self) -> None:
-        stub = self.server
-        assert isinstance(stub, Stub)
-        self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        place = urlsplit(self.path)
-        stub.asked.append((self.command, place.query))
-        status, body = 200, b""
-        if self.command == "POST" and "uploads" in place.query:
-            body = b"<InitiateMultipartUploadResult><UploadId>7</UploadId></InitiateMultipartUploadResult>"
-        elif stub.failures:
-            status = stub.failures.pop(0)
-        self.send_response(status)
-        self.send_header("ETag", '"1"')
-        self.send_header("Last-Modified", "Sun, 22 Nov 2026 12:00:00 GMT")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
-
-    do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = answer
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Nothing."""
-
-
-@contextmanager
-def stub_server() -> Iterator[Stub]:
-    with Stub() as stub:
-        threading.Thread(target=stub.serve_forever, daemon=True).start()
-        try:
-            yield stub
-        finally:
-            stub.shutdown()
 
 
 @pytest.fixture
