@@ -5,7 +5,7 @@ ARGS ?=
 bin := .venv/bin
 
 .PHONY: demo test setup lint types imports unit locks wire peers bridges example-flower example-nvflare example-fma example-node \
-	benchmarks-smoke benchmarks chaos fuzz clean
+	example-bucket benchmarks-smoke benchmarks chaos fuzz clean
 
 demo: setup
 	$(bin)/python -m worker demo $(ARGS)
@@ -99,7 +99,13 @@ example-nvflare: setup .peers/nvflare/installed
 	$(bin)/python -m examples.nvflare $(ARGS)
 	$(bin)/python -m examples.nvflare --kill $(ARGS)
 
-bridges: example-flower example-nvflare example-fma example-node
+# The hub's store is a bucket of moto's server; half of the participants have no credentials for it. Whole, and with its workers
+# killed all the while.
+example-bucket: setup
+	$(bin)/python -m examples.bucket $(ARGS)
+	$(bin)/python -m examples.bucket --kill $(ARGS)
+
+bridges: example-flower example-nvflare example-fma example-node example-bucket
 
 # The full sizes want a quiet machine: some ten minutes and 12 GB of memory.
 benchmarks: setup peers

@@ -10,7 +10,7 @@ import hashlib
 import json
 import sqlite3
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load
 
 Arrays = dict[str, NDArray[Any]]
+Fetch = Callable[[str], bytes]
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,15 @@ def read_journals(journals: Iterable[Path]) -> list[Accepted]:
     return [Accepted(UUID(entry["submission_id"]), entry["num_examples"]) for entry in entries]
 
 
-def judge(database: Path, model_id: UUID, accepted: Sequence[Accepted]) -> Verdict:
-    """What became of the accepted submissions, by the hub's database and store. Nothing may run on them any more."""
+def _from_file(uri: str) -> bytes:
+    return Path(unquote(urlsplit(uri).path)).read_bytes()
+
+
+def judge(database: Path, model_id: UUID, accepted: Sequence[Accepted], fetch: Fetch = _from_file) -> Verdict:
+    """What became of the accepted submissions, by the hub's database and store. Nothing may run on them any more.
+
+    `fetch`: the bytes behind a row's reference, where the store is not a folder.
+    """
     with closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as connection:
         connection.row_factory = sqlite3.Row
         by_uuid = "SELECT id FROM federated_model WHERE uuid IN (?, ?)"
@@ -86,7 +94,7 @@ def judge(database: Path, model_id: UUID, accepted: Sequence[Accepted]) -> Verdi
     _check_chain(verdict, aggregates)
     for aggregate in aggregates:
         used = [row for row in updates if row["applied_aggregate_id"] == aggregate["id"]]
-        _check_aggregate(verdict, aggregate, used)
+        _check_aggregate(verdict, aggregate, used, fetch)
     return verdict
 
 
@@ -132,9 +140,9 @@ def _check_chain(verdict: Verdict, aggregates: Sequence[sqlite3.Row]) -> None:
         parent = row["id"]
 
 
-def _check_aggregate(verdict: Verdict, aggregate: sqlite3.Row, used: Sequence[sqlite3.Row]) -> None:
+def _check_aggregate(verdict: Verdict, aggregate: sqlite3.Row, used: Sequence[sqlite3.Row], fetch: Fetch) -> None:
     number = aggregate["number"]
-    posted = _read(aggregate)
+    posted = _read(aggregate, fetch)
     verdict.aggregates.append(JudgedAggregate(number, aggregate["num_updates"], aggregate["num_examples"], posted))
     if aggregate["num_updates"] != len(used):
         verdict.problems.append(
@@ -152,7 +160,7 @@ def _check_aggregate(verdict: Verdict, aggregate: sqlite3.Row, used: Sequence[sq
     verdict.counted_twice.update(id_ for id_, times in Counter(listed).items() if times > 1)
     verdict.counted_twice.update(verdict.listed.intersection(listed))
     verdict.listed.update(listed)
-    inputs = [(_read(row), row["num_examples"]) for row in used]
+    inputs = [(_read(row, fetch), row["num_examples"]) for row in used]
     seen: set[str] = set()
     for row in used:
         # The same values under two submission ids count twice without any row being wrong.
@@ -185,9 +193,9 @@ def _same_bytes(left: Arrays, right: Arrays) -> bool:
     )
 
 
-def _read(row: sqlite3.Row) -> Arrays:
+def _read(row: sqlite3.Row, fetch: Fetch) -> Arrays:
     """The row's blob, if its bytes are those that the row names. Raises: ValueError otherwise."""
-    content = Path(unquote(urlsplit(row["data_uri"]).path)).read_bytes()
+    content = fetch(row["data_uri"])
     if hashlib.sha256(content).hexdigest() != row["data_digest"]:
         raise ValueError(f"{row['data_uri']} does not hold the bytes that its row names")
     arrays: Arrays = load(content)

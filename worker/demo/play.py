@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,6 +17,7 @@ from config.loading import load_settings
 from config.places import broker_url_in, database_url_in, store_url_in
 from config.settings import PREFIX, Settings
 from fedqueue import Client, FedqueueError
+from fedqueue.remote_stores import SIGNED_URLS
 from worker.children import Child
 from worker.demo.chaos import Chaos
 from worker.demo.digits import load_digits, split_unevenly
@@ -37,6 +38,18 @@ _CHAOS_PAUSE: Final = 0.7
 
 
 @dataclass(frozen=True)
+class Storage:
+    """A store that is no folder of the hub's home, and how those who take part reach it.
+
+    `environment_of(number, usual)`: what that participant (from 0 on) runs with; `fetch(uri)`: how the judge reads.
+    """
+
+    url: str
+    environment_of: Callable[[int, Mapping[str, str]], dict[str, str]]
+    fetch: Callable[[str], bytes]
+
+
+@dataclass(frozen=True)
 class Options:
     """What is to be shown."""
 
@@ -45,6 +58,17 @@ class Options:
     clients: int = 10
     seed: int = 0
     chaos: bool = False
+    storage: Storage | None = None
+
+    @property
+    def database(self) -> Path:
+        """The hub's."""
+        return self.home / "fedqueue.db"
+
+    @property
+    def model_id(self) -> UUID:
+        """Of the model that is trained."""
+        return uuid5(_IDS, f"model {self.seed}")
 
     @property
     def fewest_kills(self) -> int:
@@ -116,25 +140,25 @@ def play(options: Options, watch: Callable[[Progress], None]) -> Outcome:
     training, testing = load_digits(options.seed)
     parts = split_unevenly(training, options.clients, options.seed)
     initial = new_parameters(training.features.shape[1], 10, options.seed)
-    model_id = uuid5(_IDS, f"model {options.seed}")
-    hub = Supervisor(_settings(options.home))
+    hub = Supervisor(demo_settings(options))
     chaos = Chaos(
         lambda: [process.pid for process in hub.processes if process.role == "worker"],
-        partial(_round_under_way, options.home / "fedqueue.db"),
+        partial(_round_under_way, options.database),
         options.seed,
     )
     progress.stage = "starting a hub"
     watch(progress)
-    with _started(hub), Client(hub.settings.broker_url, hub.settings.result_url, hub.settings.store_url) as client:
-        _create(client, model_id, options, initial)
-        participants = _participants(options, model_id, parts, hub.settings)
+    with _started(hub), _client(options, hub.settings) as client:
+        _create(client, options, initial)
+        participants = _participants(options, parts, hub.settings)
         with _running(participants), _running_chaos(chaos) if options.chaos else nullcontext():
             progress.stage = "training"
-            _watch_to_the_end(client, model_id, participants, testing, progress, lambda: watch(progress), chaos)
+            _watch_to_the_end(client, options.model_id, participants, testing, progress, lambda: watch(progress), chaos)
     progress.stage, progress.kills = "judging", chaos.total
     watch(progress)
     accepted = read_journals(options.home / "journals" / f"{child.name}.jsonl" for child in participants)
-    verdict = judge(options.home / "fedqueue.db", model_id, accepted)
+    reading = {} if options.storage is None else {"fetch": options.storage.fetch}
+    verdict = judge(options.database, options.model_id, accepted, **reading)
     models = [initial, *(aggregate.arrays for aggregate in verdict.aggregates)]
     return Outcome(
         options=options,
@@ -147,21 +171,28 @@ def play(options: Options, watch: Callable[[Progress], None]) -> Outcome:
     )
 
 
-def _settings(home: Path) -> Settings:
+def demo_settings(options: Options) -> Settings:
     """A hub of the demonstration's own, wherever the environment's settings point."""
+    home = options.home
     return load_settings(
         None,
         home=home,
         database_url=database_url_in(home),
         broker_url=broker_url_in(home),
         result_url=broker_url_in(home),
-        store_url=store_url_in(home),
+        store_url=store_url_in(home) if options.storage is None else options.storage.url,
     )
 
 
-def _create(client: Client, model_id: UUID, options: Options, initial: Parameters) -> None:
+def _client(options: Options, settings: Settings) -> Client:
+    # This process starts others all the while, and goes to no bucket itself: what that takes survives no fork.
+    store_url = settings.store_url if options.storage is None else SIGNED_URLS
+    return Client(settings.broker_url, settings.result_url, store_url)
+
+
+def _create(client: Client, options: Options, initial: Parameters) -> None:
     client.create_model(
-        model_id=model_id,
+        model_id=options.model_id,
         name="digits",
         aggregator="fedavg",
         requirement="require_x_clients",
@@ -172,7 +203,7 @@ def _create(client: Client, model_id: UUID, options: Options, initial: Parameter
     )
 
 
-def _participants(options: Options, model_id: UUID, parts: list[Examples], settings: Settings) -> list[Child]:
+def _participants(options: Options, parts: list[Examples], settings: Settings) -> list[Child]:
     """The participants' processes, not started yet: each with a file of its own digits, and a registered client id."""
     folder, journals = options.home / "participants", options.home / "journals"
     folder.mkdir(parents=True, exist_ok=True)
@@ -186,13 +217,15 @@ def _participants(options: Options, model_id: UUID, parts: list[Examples], setti
         "OMP_NUM_THREADS": "1",
     }
     children = []
-    with Client(settings.broker_url, settings.result_url, settings.store_url) as client:
+    with _client(options, settings) as client:
         for at, part in enumerate(parts):
             name = f"participant-{at + 1:02}"
             part.save(folder / f"{name}.npz")
-            client_id = client.register_client(model_id, uuid5(_IDS, f"client {options.seed} {at}"), name).client_id
+            client_id = client.register_client(
+                options.model_id, uuid5(_IDS, f"client {options.seed} {at}"), name
+            ).client_id
             arguments = {
-                "--model": model_id,
+                "--model": options.model_id,
                 "--client": client_id,
                 "--examples": folder / f"{name}.npz",
                 "--journal": journals / f"{name}.jsonl",
@@ -202,7 +235,8 @@ def _participants(options: Options, model_id: UUID, parts: list[Examples], setti
             }
             command = [sys.executable, "-m", "worker.demo.participant"]
             command += [str(word) for pair in arguments.items() for word in pair]
-            children.append(Child(name, "participant", command, environment, options.home / "logs" / f"{name}.log"))
+            own = environment if options.storage is None else options.storage.environment_of(at, environment)
+            children.append(Child(name, "participant", command, own, options.home / "logs" / f"{name}.log"))
     return children
 
 
