@@ -1,4 +1,4 @@
-"""Passwords in URLs, kept out of everything that people or logs see."""
+"""Passwords and signatures in URLs, kept out of everything that people or logs see."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ MASK: Final = "***"
 
 # Everything between the user's colon and the last @ before the path: a password may itself hold an @.
 _USERINFO = re.compile(r"(?P<scheme>[A-Za-z][\w+.-]*://)(?P<user>[^\s:/?#@]*):(?P<password>[^\s/?#\"']+)@")
-_QUERY = re.compile(r"(?P<name>[?&;](?:password|sslpassword|secret|token|credential)=)[^\s&;#\"']+", re.I)
+_QUERY = re.compile(
+    r"(?P<name>[?&;](?:password|sslpassword|secret|token|credential|sig|x-(?:amz|goog)-(?:signature|security-token))=)"
+    r"[^\s&;#\"']+",
+    re.I,
+)
 # As libpq writes down what it connects by.
 _WORD = re.compile(r"(?P<name>\b(?:ssl)?password=)[^\s&;,)\"']+", re.I)
 

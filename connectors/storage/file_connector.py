@@ -23,7 +23,7 @@ from connectors.storage.limits import Limits
 from connectors.storage.mark import StoreMark
 from connectors.storage.model_files import is_safetensors
 from connectors.storage.npz_files import NumpyReader, copy_tensors, is_numpy
-from connectors.storage.places import as_root, finding, locate, open_file, working_in
+from connectors.storage.places import as_root, finding, locate, open_file, without_query, working_in
 from connectors.storage.safetensors_files import SafetensorsReader, SafetensorsWriter
 from connectors.storage.safetensors_layout import LENGTH_BYTES, Headers, lay_out
 from fedqueue.blobs import blob_path, keep_blob, new_blob, read_pieces
@@ -134,7 +134,7 @@ class FileModelDataConnector(BaseModelDataConnector):
             if key is not None:
                 break
         else:
-            raise ReferenceRefused(f"{uri!r} lies under none of the configured roots")
+            raise ReferenceRefused(f"{without_query(uri)!r} lies under none of the configured roots")
         try:
             self._check_size(bucket.head(key).size)
             with working_in(self._root):

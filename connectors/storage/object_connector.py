@@ -22,8 +22,18 @@ from connectors.storage.cache import BlobCache
 from connectors.storage.file_connector import FileModelDataConnector
 from connectors.storage.garbage import is_digest
 from connectors.storage.limits import Limits
+from connectors.storage.places import without_query
 from fedqueue.blobs import STORE_MARK, blob_path
-from fedqueue.buckets import INCOMING, Bucket, BucketMisconfigured, BucketUnavailable, ObjectMissing, blob_key, key_in
+from fedqueue.buckets import (
+    INCOMING,
+    Bucket,
+    BucketMisconfigured,
+    BucketUnavailable,
+    ObjectMissing,
+    blob_key,
+    is_bucket,
+    key_in,
+)
 
 T = TypeVar("T")
 
@@ -90,6 +100,8 @@ class ObjectModelDataConnector(BaseModelDataConnector):
             raise ReferenceRefused(f"{digest!r} is not a sha256 in hexadecimal")
         key = self._own_key(uri)
         if key is None:
+            if not uri.startswith("file:") and not is_bucket(uri):
+                raise ReferenceRefused(f"{without_query(uri)!r} lies under none of the configured roots")
             with self._working(uri):  # the same bucket as the store's may hold it, and be away
                 found = self._files.take_in(uri, digest)
             return self._store(found)
@@ -191,7 +203,7 @@ class ObjectModelDataConnector(BaseModelDataConnector):
         if key is not None:
             digest = key.rpartition("/")[2]
             if not key.startswith(f"{INCOMING}/") and (not is_digest(digest) or key != blob_key(digest)):
-                raise ReferenceRefused(f"{uri!r} is not a blob of the store")
+                raise ReferenceRefused(f"{without_query(uri)!r} is not a blob of the store")
         return key
 
     def _take_own(self, key: str, uri: str, digest: str | None) -> BlobRef:

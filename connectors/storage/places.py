@@ -41,6 +41,11 @@ def as_root(place: str | Path) -> Path:
     return Path(place).expanduser().absolute()
 
 
+def without_query(uri: str) -> str:
+    """The URI without what may be a signature, by which others could read or write."""
+    return uri.partition("?")[0]
+
+
 def locate(uri: str, roots: Sequence[Path]) -> tuple[Path, Path]:
     """(root, real path) of a reference from outside, the real path under the real root.
 
@@ -49,7 +54,8 @@ def locate(uri: str, roots: Sequence[Path]) -> tuple[Path, Path]:
     try:
         path = path_of(uri)
     except ValueError as error:
-        raise ReferenceRefused(f"only files are read here: {error}") from error
+        reason = f"{without_query(uri)!r} is not a file:///absolute/path"
+        raise ReferenceRefused(f"only files are read here: {reason}") from error
     if ".." in path.parts or "\0" in str(path):
         raise ReferenceRefused(f"{uri!r} is not a plain path")
     for root in roots:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
+import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import psutil
@@ -15,7 +19,11 @@ from benchmarks.pool_memory import PoolWatch
 from config.settings import Settings
 from fedqueue import Client, Rejected, UpdateRejected
 from fedqueue.buckets import Bucket
+from fedqueue.messages import DataRef
+from fedqueue.payload import Payload
 from tests.buckets import make_bucket, s3_server
+from tests.hubs import run_worker_command
+from tests.servers import Server
 from worker.supervisor import Supervisor
 
 _URL = "s3://models/hub"
@@ -23,12 +31,19 @@ _MIB = 1 << 20
 
 
 @pytest.fixture(scope="module")
-def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
-    folder = tmp_path_factory.mktemp("bucket")
-    with s3_server(folder) as server:
-        make_bucket(server, "models")
-        with Supervisor(Settings(home=folder / "home", store_url=_URL)) as running:
-            yield running.settings
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with s3_server(tmp_path_factory.mktemp("s3")) as running:
+        make_bucket(running, "models")
+        yield running
+
+
+@pytest.fixture(scope="module")
+def settings(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+    assert server.url
+    home = tmp_path_factory.mktemp("bucket") / "home"
+    # At this level everything is said that is ever said.
+    with Supervisor(Settings(home=home, store_url=_URL, log_level="DEBUG")) as running:
+        yield running.settings
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +106,65 @@ def test_the_urls_are_for_any_program(settings: Settings, bucket: Bucket) -> Non
         assert (caught.value.kind, caught.value.field) == ("UploadTooLarge", "size_bytes")
 
 
+def test_no_log_holds_what_a_url_is_signed_by(settings: Settings) -> None:
+    with Client(settings.broker_url, settings.result_url, "signed") as client:
+        signature = client.upload_url(5).url.partition("X-Amz-Signature=")[2].partition("&")[0]
+        assert len(signature) == 64
+        model = client.create_model(initial={"w": np.zeros(3)}).model_id
+        # As one does that has mistaken the URL for the reference.
+        sender = client.register_client(model).client_id
+        wrong = Payload("safetensors", ref=DataRef(uri=client.upload_url().url, digest="0" * 64))
+        with (
+            patch.object(client._store, "take", lambda *_: wrong),
+            pytest.raises(UpdateRejected, match="roots") as caught,
+        ):
+            client.submit_update(model, sender, {}, num_examples=1)
+        assert "Signature" not in str(caught.value)
+    said = _said(settings)
+    assert "X-Amz-Signature=***" in said  # by Celery, of the answer
+    assert signature not in said
+
+
+def test_a_store_that_is_away_condemns_no_update(settings: Settings, server: Server, bucket: Bucket) -> None:
+    """A submission that it meets comes back until the store is there again, and then counts."""
+    with ThreadPoolExecutor(1) as pool, Client(settings.broker_url, settings.result_url, _URL) as client:
+        model = client.create_model(initial={"w": np.zeros(9)}, requirement="all_clients").model_id
+        sender = client.register_client(model).client_id
+        sent = client._store.take({"w": np.ones(9)}, "data")
+        assert sent.ref is not None
+        digest = sent.ref.digest
+        kept = {found.key: b"".join(bucket.read(found.key)) for found in bucket.list("")}
+        server.kill()
+        with patch.object(client._store, "take", lambda *_: sent):
+            sending = pool.submit(client.submit_update, model, sender, {}, num_examples=1, timeout=120)
+            _wait_until(lambda: "task.postponed" in _said(settings))
+            assert not sending.done()
+            server.start()  # which has forgotten everything
+            make_bucket(server, "models")
+            # The one that is looked for first: beside others that are there it would be missing.
+            for key in sorted(kept, key=lambda key: digest not in key):
+                bucket.put(key, kept[key])
+            assert sending.result(120).status == "PENDING"
+        client.wait_for_aggregate(model, after=0, timeout=60)
+        assert client.fetch_latest(model).arrays["w"].tolist() == [1.0] * 9
+
+
+def test_a_worker_says_at_its_start_what_is_wrong_with_its_bucket(server: Server, tmp_path: Path) -> None:
+    assert server.url
+    home = tmp_path / "home"
+    with Supervisor(Settings(home=home, store_url="s3://nobody-made-this/hub")) as running:
+        _wait_until(lambda: "the store can't be used before its owner acts" in _said(running.settings))
+        said = _said(running.settings)
+        assert "FEDQUEUE_STORE_URL" in said
+        assert "no such bucket" in said
+        found = run_worker_command(home, "ready", "--json", **running.settings.as_environment())
+    [store] = [part for part in json.loads(found.stdout) if part["part"] == "store"]
+    assert not store["ready"]
+    assert store["detail"].startswith(
+        "FEDQUEUE_STORE_URL: s3://nobody-made-this/hub can't be written: there is no such"
+    )
+
+
 @pytest.mark.wide
 @pytest.mark.slow
 def test_a_gibibyte_goes_through_within_the_memory_budget(
@@ -122,3 +196,15 @@ def _pool() -> list[int]:
     """The processes in which the hub's tasks run."""
     parents = [child for child in psutil.Process().children() if "celery" in child.cmdline()]
     return [child.pid for parent in parents for child in parent.children()]
+
+
+def _said(settings: Settings) -> str:
+    """By all the hub's processes."""
+    return "".join(log.read_text(errors="replace") for log in (settings.home / "logs").glob("*.log"))
+
+
+def _wait_until(holds: Callable[[], bool]) -> None:
+    until = time.monotonic() + 100
+    while not holds():
+        assert time.monotonic() < until
+        time.sleep(0.1)
