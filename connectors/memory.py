@@ -508,6 +508,9 @@ class InMemoryMetadataConnector(MemoryService, MemoryLetters):
             raise AlreadyExists("version", artifact.version)
         return insert(tables.artifacts, replace(artifact, id=next_id(tables.artifacts), created_at=moment()))
 
+    def pull_model_artifacts(self, model: FederatedModel) -> list[ModelArtifact]:
+        return [artifact for artifact in self._tables.artifacts.values() if artifact.model_id == model.id]
+
     def pull_model_artifact(self, model: FederatedModel, version: str | None = None) -> ModelArtifact | None:
         found = [
             a

@@ -473,6 +473,10 @@ class BaseMetadataConnector(ABC):
         """Insert the artifact (its `id` is ignored). Raises: AlreadyExists for a version that is taken."""
 
     @abstractmethod
+    def pull_model_artifacts(self, model: FederatedModel) -> list[ModelArtifact]:
+        """All of the model's artifacts, the oldest first."""
+
+    @abstractmethod
     def pull_model_artifact(self, model: FederatedModel, version: str | None = None) -> ModelArtifact | None:
         """The artifact of that version (None: the newest); None if there is none."""
 

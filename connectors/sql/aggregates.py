@@ -91,6 +91,10 @@ class Aggregates(Claims):
             raise AlreadyExists("version", artifact.version)
         return to_artifact(row)
 
+    def pull_model_artifacts(self, model: FederatedModel) -> list[ModelArtifact]:
+        statement = select(ModelArtifactRow).where(ModelArtifactRow.model_id == model.id)
+        return [to_artifact(row) for row in self._all(statement.order_by(ModelArtifactRow.id))]
+
     def pull_model_artifact(self, model: FederatedModel, version: str | None = None) -> ModelArtifact | None:
         statement = select(ModelArtifactRow).where(ModelArtifactRow.model_id == model.id)
         if version is not None:

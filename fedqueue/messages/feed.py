@@ -210,6 +210,7 @@ class PointView(View):
     x_value: float
     result: float
     global_round: int = 0
+    created_at: datetime | None = Field(default=None, description="When the hub took it in.")
 
 
 class SeriesView(View):

@@ -121,6 +121,16 @@ class PublishModel(Message):
     user_id: str | None = Field(default=None, max_length=200)
 
 
+class ArtifactView(View):
+    """A published version."""
+
+    model_id: UUID
+    version: str
+    aggregate_id: int | None
+    uri: str
+    digest: str
+
+
 class ModelView(View):
     """A model as its owner sees it."""
 
@@ -145,6 +155,7 @@ class ModelView(View):
     aggregates: int = Field(description="How many aggregates it has: the newest one's number.")
     clients: int
     updates: dict[str, int] = Field(description="How many updates stand in each state.")
+    published: list[ArtifactView] = Field(default_factory=list, description="Its published versions, oldest first.")
     created_at: datetime | None = None
 
 
@@ -177,16 +188,6 @@ class UploadView(View):
 
     url: str = Field(repr=False, description="Whoever has it may write there, for an hour.")
     uri: str
-
-
-class ArtifactView(View):
-    """A published version."""
-
-    model_id: UUID
-    version: str
-    aggregate_id: int | None
-    uri: str
-    digest: str
 
 
 CreateModel.model_rebuild()

@@ -121,7 +121,12 @@ def _view_series(series: Series, names: SenderNames) -> SeriesView:
         fl_client_name=series.fl_client_name,
         run_id=series.run_id,
         points=[
-            PointView(x_value=point.x_value, result=point.result, global_round=point.global_round)
+            PointView(
+                x_value=point.x_value,
+                result=point.result,
+                global_round=point.global_round,
+                created_at=point.created_at,
+            )
             for point in series.points
         ],
     )

@@ -42,6 +42,12 @@ def view_model(hub: Hub, model: FederatedModel) -> ModelView:
         aggregates=model.head,
         clients=len(hub.metadata.pull_model_clients(model)),
         updates={str(status): counts[status] for status in UpdateStatus},
+        # The initial model is an artifact, too, and none that anybody has published.
+        published=[
+            view_artifact(model.uuid, artifact)
+            for artifact in hub.metadata.pull_model_artifacts(model)
+            if artifact.aggregate_id is not None
+        ],
         created_at=model.created_at,
     )
 

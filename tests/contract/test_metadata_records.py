@@ -191,6 +191,7 @@ def test_a_version_is_unique_in_its_model(connector: BaseMetadataConnector, worl
             connector.add_model_artifact(ModelArtifact(0, model.id, "1.0", world.blob()))
     assert connector.pull_model_artifact(model, "1.0") == made
     assert connector.pull_model_artifact(model) == newest
+    assert connector.pull_model_artifacts(model) == [made, newest]
     assert connector.pull_model_artifact(model, "2.0") is None
 
 

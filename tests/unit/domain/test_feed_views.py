@@ -110,6 +110,10 @@ def test_metrics_are_of_one_run_or_of_all_told_apart(bench: Bench) -> None:
     assert [(series.run_id, [point.result for point in series.points]) for series in plot.series] == [
         (RUNS[1], [0.5, 1.0])
     ]
+    # By when it was taken in a reader knows a point that it has read before: two may be alike otherwise.
+    taken = [metric.created_at for metric in bench.metadata.pull_metrics(model, run_id=RUNS[1])]
+    assert [point.created_at for point in plot.series[0].points] == taken
+    assert None not in taken
 
 
 def test_clients_of_one_trust_are_one_participant(bench: Bench) -> None:

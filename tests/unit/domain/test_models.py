@@ -201,6 +201,17 @@ def test_publishing_twice_gives_one_version(bench: Any) -> None:
         publish_model(bench.hub, message.model_copy(update={"aggregate_id": second.id}))
 
 
+def test_a_model_tells_its_published_versions(bench: Any) -> None:
+    """Oldest first; what it began with was published by nobody."""
+    model, (one, two) = bench.model()
+    assert view_model(bench.hub, model).published == []
+    for client, version in ((one, "2"), (two, "1")):
+        bench.submit(model, client, [1.0])
+        bench.post(model)
+        publish_model(bench.hub, PublishModel(model_id=model.uuid, version=version))
+    assert [artifact.version for artifact in view_model(bench.hub, model).published] == ["2", "1"]
+
+
 def test_a_final_version_ends_the_run(bench: Any) -> None:
     model, (one, _) = bench.model()
     bench.submit(model, one, [1.0])
