@@ -17,10 +17,10 @@ from connectors.broker.redis_transport import take_safely_from_redis
 from connectors.metadata import BaseMetadataConnector
 from connectors.model_data import BaseModelDataConnector
 from fedqueue.buckets import is_bucket
+from fedqueue.gate import close_side_doors
 from fedqueue.signing import BindingAMQP, Signer, SigningFailed, SigningFiles
 from tasks.draining import Drain
 from tasks.hub import Hub
-from worker.gate import close_side_doors
 
 if TYPE_CHECKING:
     from connectors.sql.connector import SqlAlchemyMetadataConnector

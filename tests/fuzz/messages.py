@@ -22,12 +22,12 @@ from config.settings import Settings
 from connectors.broker.redis_transport import Channel, take_safely_from_redis
 from connectors.memory import InMemoryMetadataConnector
 from connectors.storage import FileModelDataConnector
+from fedqueue.gate import close_side_doors, find_fault
 from fedqueue.messages import Answer, names
 from tasks.hub import Hub
 from tests.fuzz.mutations import JsonMutator
 from tests.fuzz.running import Parse
 from worker.bootstrap import TASK_MODULES
-from worker.gate import close_side_doors, find_fault
 
 MODEL: Final = str(UUID(int=1))
 CLIENT: Final = str(UUID(int=2))

@@ -18,6 +18,7 @@ from jsonschema import Draft7Validator, Draft202012Validator
 from kombu.message import Message as Delivered
 
 from config.loading import load_settings
+from fedqueue.gate import find_fault
 from fedqueue.messages import names
 from fedqueue.messages.contracts import CONTRACTS, HUBS_OWN
 from fedqueue.messages.events import FLEvent
@@ -27,7 +28,6 @@ from fedqueue.wire.examples import EXAMPLES
 from fedqueue.wire.schemas import Schema, schema_files
 from tests.readme import table_under
 from worker.bootstrap import HubCelery
-from worker.gate import find_fault
 
 ROOT = Path(__file__).parents[3]
 WIRE = ROOT / "docs" / "wire"
