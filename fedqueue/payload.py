@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import chain
@@ -104,6 +104,22 @@ class Store(ABC):
     def read(self, uri: str, digest: str) -> bytearray:
         """The blob's bytes, checked. Raises: StoreUnreachable, DataCorrupt."""
 
+    def copy(self, uri: str, digest: str, file: BinaryIO) -> None:
+        """Write the blob's bytes into the file, checked; what it holds after a failure is not to be used.
+
+        Memory: some mebibytes, whatever the blob's size. Raises: StoreUnreachable, DataCorrupt, OSError of the file.
+        """
+        hashed = hashlib.sha256()
+        for piece in self._pieces(uri, digest):
+            hashed.update(piece)
+            file.write(piece)
+        if hashed.hexdigest() != digest:
+            raise _corrupt(uri.partition("?")[0], digest)
+
+    @abstractmethod
+    def _pieces(self, uri: str, digest: str) -> Iterator[bytes]:
+        """The blob's bytes, not checked. Raises: StoreUnreachable."""
+
     @abstractmethod
     def _writing(self) -> AbstractContextManager[BinaryIO]:
         """A file to write a blob into; gone afterwards unless it was kept. Raises: StoreUnreachable."""
@@ -130,13 +146,27 @@ class SharedStore(Store):
                 buffer = bytearray(os.fstat(file.fileno()).st_size)
                 size = file.readinto(buffer)
         except OSError as error:
-            raise StoreUnreachable(
-                f"{uri} can't be read here: {error.strerror}; is the hub's store mounted on this machine, "
-                "and does store_url (FEDQUEUE_STORE_URL) name it?"
-            ) from error
+            raise _not_here(uri, error) from error
         if size != len(buffer):
-            raise DataCorrupt(f"{path} does not hold the bytes that the hub names ({digest})")
+            raise _corrupt(str(path), digest)
         return checked(buffer, str(path), digest)
+
+    def _pieces(self, uri: str, digest: str) -> Iterator[bytes]:
+        path = self._find(uri, digest)
+        try:
+            file = path.open("rb")
+        except OSError as error:
+            raise _not_here(uri, error) from error
+        with file:
+            pieces = read_pieces(file)
+            while True:
+                try:
+                    piece = next(pieces, b"")
+                except OSError as error:
+                    raise _not_here(uri, error) from error
+                if not piece:
+                    return
+                yield piece
 
     def _find(self, uri: str, digest: str) -> Path:
         # By its digest under our own root first: the hub may have the same store mounted somewhere else.
@@ -207,8 +237,19 @@ def _unreadable(path: Path, field: str, error: OSError) -> InvalidArgument:
 def checked(buffer: bytearray, place: str, digest: str) -> bytearray:
     """The same bytes, if they are those of the digest. Raises: DataCorrupt."""
     if hashlib.sha256(buffer).hexdigest() != digest:
-        raise DataCorrupt(f"{place} does not hold the bytes that the hub names ({digest})")
+        raise _corrupt(place, digest)
     return buffer
+
+
+def _corrupt(place: str, digest: str) -> DataCorrupt:
+    return DataCorrupt(f"{place} does not hold the bytes that the hub names ({digest})")
+
+
+def _not_here(uri: str, error: OSError) -> StoreUnreachable:
+    return StoreUnreachable(
+        f"{uri} can't be read here: {error.strerror}; is the hub's store mounted on this machine, "
+        "and does store_url (FEDQUEUE_STORE_URL) name it?"
+    )
 
 
 def _plain(value: object) -> Any:

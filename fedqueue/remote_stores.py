@@ -64,12 +64,15 @@ class BucketStore(_Staging):
     def read(self, uri: str, digest: str) -> bytearray:
         """From the bucket. Raises: StoreUnreachable, DataCorrupt."""
         buffer = bytearray()
+        for piece in self._pieces(uri, digest):
+            buffer += piece
+        return checked(buffer, uri, digest)
+
+    def _pieces(self, uri: str, digest: str) -> Iterator[bytes]:  # noqa: ARG002  # it lies under its digest
         try:
-            for piece in self._bucket.read(blob_key(digest)):
-                buffer += piece
+            yield from self._bucket.read(blob_key(digest))
         except (ObjectMissing, BucketUnavailable) as error:
             raise StoreUnreachable(str(error)) from error
-        return checked(buffer, uri, digest)
 
     def _keep(self, file: BinaryIO, digest: str | None = None) -> DataRef:
         file.flush()
@@ -93,20 +96,30 @@ class SignedStore(_Staging):
     def read(self, uri: str, digest: str) -> bytearray:
         """By a URL that the hub has signed. Raises: StoreUnreachable, DataCorrupt."""
         buffer = bytearray()
-
-        def read_on() -> None:
-            # What came before a connection broke need not come again.
-            rest = {"Range": f"bytes={len(buffer)}-"} if buffer else {}
-            with _asked(urllib.request.Request(_plain(uri), headers=rest)) as answer:  # noqa: S310  # by _plain
-                if answer.status == HTTPStatus.OK:
-                    del buffer[:]
-                while piece := answer.read(_PIECE_BYTES):
-                    buffer.extend(piece)
-                if answer.length:
-                    raise _Passing(f"{len(buffer)} bytes came, {answer.length} more were announced")
-
-        _patiently(read_on)
+        for piece in self._pieces(uri, digest):
+            buffer += piece
         return checked(buffer, uri.partition("?")[0], digest)
+
+    def _pieces(self, uri: str, digest: str) -> Iterator[bytes]:  # noqa: ARG002  # the URL is of that blob
+        came = 0
+        rests = _rests()
+        for left in reversed(range(_TRIES)):
+            # What came before a connection broke need not come again.
+            rest = {"Range": f"bytes={came}-"} if came else {}
+            try:
+                with _asked(urllib.request.Request(_plain(uri), headers=rest)) as answer:  # noqa: S310  # by _plain
+                    if answer.status == HTTPStatus.OK:
+                        _pass_over(answer, came)
+                    while piece := answer.read(_PIECE_BYTES):
+                        came += len(piece)
+                        yield piece
+                    if answer.length:
+                        raise _Passing(f"{came} bytes came, {answer.length} more were announced")
+                return
+            except _Passing:
+                if not left:
+                    raise
+                time.sleep(rests.next())
 
     def _keep(self, file: BinaryIO, digest: str | None = None) -> DataRef:
         file.flush()
@@ -139,13 +152,23 @@ class _Passing(StoreUnreachable):
 
 def _patiently(ask: Callable[[], None]) -> None:
     """Ask, and some times again where that may help."""
-    rests = Rests(shortest=0.5, longest=8.0)
+    rests = _rests()
     for _ in range(_TRIES - 1):
         try:
             return ask()
         except _Passing:
             time.sleep(rests.next())
     return ask()
+
+
+def _rests() -> Rests:
+    return Rests(shortest=0.5, longest=8.0)
+
+
+def _pass_over(answer: HTTPResponse, size: int) -> None:
+    """Read so many bytes of it for nothing: where a server knows no ranges, all comes again."""
+    while size and (piece := answer.read(min(size, _PIECE_BYTES))):
+        size -= len(piece)
 
 
 @contextmanager

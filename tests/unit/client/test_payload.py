@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import tempfile
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -57,6 +59,26 @@ def test_a_stored_model_comes_back_by_its_reference(store: SharedStore) -> None:
     ref = store.take({"w": np.array([1.0, 2.0])}, "data").ref
     assert ref is not None
     assert read_tensors(store.read(ref.uri, ref.digest))["w"].tolist() == [1.0, 2.0]
+
+
+def test_a_blob_is_copied_in_pieces_and_checked(store: SharedStore, root: Path) -> None:
+    """Models of hundreds of megabytes pass by who only hands them on."""
+    ref = store.take({"w": np.arange(4 << 20, dtype=np.float64)}, "data").ref
+    assert ref is not None
+    tracemalloc.start()
+    with tempfile.TemporaryFile() as file:
+        store.copy(ref.uri, ref.digest, file)
+        assert tracemalloc.get_traced_memory()[1] < 4 << 20, "of 32 MiB"
+        file.seek(0)
+        assert hashlib.file_digest(file, "sha256").hexdigest() == ref.digest
+    tracemalloc.stop()
+    with blob_path(root, ref.digest).open("r+b") as blob:
+        blob.truncate(4711)
+    with pytest.raises(DataCorrupt, match="does not hold the bytes"):
+        store.copy(ref.uri, ref.digest, io.BytesIO())
+    blob_path(root, ref.digest).unlink()
+    with pytest.raises(StoreUnreachable, match="is the hub's store mounted"):
+        store.copy(ref.uri, ref.digest, io.BytesIO())
 
 
 def test_a_file_is_stored_byte_for_byte(store: SharedStore, root: Path, tmp_path: Path) -> None:
