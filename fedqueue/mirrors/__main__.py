@@ -77,15 +77,13 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
         settings = read_settings(os.environ)
-        if find_signing() is not None:
-            raise NotConfigured("a hub that signs its messages can't be mirrored yet: FEDQUEUE_SIGNING_KEY is set")
         endpoint = find_endpoint()
         if endpoint.store_url == SIGNED_URLS:
             raise NotConfigured("FEDQUEUE_STORE_URL must name the hub's bucket here: published models are read from it")
         hub = Client()
         store = open_store(endpoint.store_url, hub)
         followers = [Follower(hub, store, mirror) for mirror in build_mirrors(settings)]
-        app = build_app(endpoint, settings.task, settings.queue, settings.seconds, followers)
+        app = build_app(endpoint, find_signing(), settings.task, settings.queue, settings.seconds, followers)
     except (NotConfigured, FedqueueError, ValueError) as error:
         sys.stderr.write(f"{error}\n")
         return 2

@@ -13,9 +13,11 @@ from kombu.exceptions import KombuError
 from pydantic import ValidationError
 
 from fedqueue.endpoint import Endpoint
+from fedqueue.errors import InvalidArgument
 from fedqueue.gate import close_side_doors
 from fedqueue.messages.notifications import Notification
 from fedqueue.mirrors.following import Follower
+from fedqueue.signing import SERIALIZER, BindingAMQP, Signer, SigningFailed, SigningFiles
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +27,7 @@ _VISIBLE_AGAIN: Final = 60
 
 def build_app(
     endpoint: Endpoint,
+    signing: SigningFiles | None,
     task: str,
     queue: str,
     seconds: float,
@@ -32,14 +35,24 @@ def build_app(
 ) -> Celery:
     """The application whose one task hears the hub; what can't be shown is heard again after `seconds`.
 
-    Raises: InvalidArgument.
+    With `signing` it takes signed messages alone. Raises: InvalidArgument.
     """
     broker = endpoint.broker()
-    close_side_doors(is_signed=False)
-    app = Celery("fedqueue.mirrors", broker=broker.url, set_as_current=False)
+    signer = None
+    if signing is not None:
+        try:
+            signer = Signer(signing, believes_itself=True)  # of its own are those that it is to hear once more
+        except SigningFailed as error:
+            raise InvalidArgument("FEDQUEUE_SIGNING_*", str(error)) from error
+        signer.register()
+    close_side_doors(is_signed=signer is not None)
+    content = "json" if signer is None else SERIALIZER
+    app = Celery(
+        "fedqueue.mirrors", broker=broker.url, set_as_current=False, amqp=None if signer is None else BindingAMQP
+    )
     app.conf.update(
-        task_serializer="json",
-        accept_content=["json"],
+        task_serializer=content,
+        accept_content=[content],
         broker_use_ssl=broker.tls,
         broker_connection_retry_on_startup=True,
         broker_transport_options=_options(broker.url, queue),
