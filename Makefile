@@ -4,8 +4,8 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 ARGS ?=
 bin := .venv/bin
 
-.PHONY: demo test setup lint types imports unit locks wire peers bridges example-flower example-nvflare example-fma example-node \
-	example-bucket benchmarks-smoke benchmarks chaos fuzz clean
+.PHONY: demo test setup lint types imports unit locks wire peers benchmarks-smoke benchmarks chaos fuzz clean \
+	bridges example-flower example-nvflare example-fma example-node example-bucket example-mirrors
 
 demo: setup
 	$(bin)/python -m worker demo $(ARGS)
@@ -105,7 +105,11 @@ example-bucket: setup
 	$(bin)/python -m examples.bucket $(ARGS)
 	$(bin)/python -m examples.bucket --kill $(ARGS)
 
-bridges: example-flower example-nvflare example-fma example-node example-bucket
+# MLflow and TensorBoard show a training, and are held against the hub; the mirror is killed in the middle.
+example-mirrors: setup .peers/mirrors/installed
+	$(bin)/python -m examples.mirrors $(ARGS)
+
+bridges: example-flower example-nvflare example-fma example-bucket example-node example-mirrors
 
 # The full sizes want a quiet machine: some ten minutes and 12 GB of memory.
 benchmarks: setup peers
