@@ -279,6 +279,14 @@ def test_the_table_of_settings_has_their_names_and_defaults() -> None:
             assert default.strip("`") == str(value), variable
 
 
+def test_it_says_how_to_connect_whatever_there_is_an_example_of() -> None:
+    """Each by the make target that CI runs, and by a page."""
+    rows = table_under(README, "Connect what you run")
+    (line,) = re.findall(r"^bridges: (.+)$", (ROOT / "Makefile").read_text(), re.M)
+    assert {f"`make {target}`" for target in line.split()} == {row[3] for row in rows} - {""}
+    assert all(re.fullmatch(r"\[(docs/[\w-]+\.md)\]\(\1\)", row[2]) for row in rows)
+
+
 def test_the_aggregators_and_requirements_that_it_names_exist() -> None:
     text = README.read_text()
     paragraph = text[text.index("Aggregators: ") : text.index("A name or argument that is not known")]
