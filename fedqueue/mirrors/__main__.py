@@ -75,6 +75,7 @@ def build_mirrors(settings: MirrorSettings) -> list[Mirror]:
 def main() -> int:
     """Listen until SIGTERM; 2 if the environment does not say how."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # each of its retries is told again by who asked
     try:
         settings = read_settings(os.environ)
         endpoint = find_endpoint()

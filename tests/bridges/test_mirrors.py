@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -20,7 +21,9 @@ from examples.mirrors.peers import NOTIFY, PROGRAMS, mirror, started, tracking_s
 from examples.mirrors.tracking import Tracking
 from fedqueue import Client
 from fedqueue.messages.events import FLEvent, MetricPoint
+from tests.debian_servers import rabbitmq_server
 from tests.hubs import ROOT, environment
+from tests.security.workers import worker_of
 from worker.children import Child
 from worker.supervisor import Supervisor
 
@@ -133,6 +136,31 @@ def test_two_mirrors_at_once_show_each_point_once(settings: Settings, tracking: 
         assert tracking.history(run, "accuracy") == wanted
         assert len(tracking.runs_of(model)) == 1
         assert sorted(step for _, _, step, _ in read_events(tmp_path / "events")) == list(range(1, 101))
+
+
+def test_it_hears_a_hub_on_rabbitmq(tmp_path: Path) -> None:
+    """What is to be heard once more waits in this process, with all behind it; a kill gives it back."""
+    home, events = tmp_path / "hub", tmp_path / "events"
+    with rabbitmq_server() as broker:
+        settings = {"FEDQUEUE_BROKER_URL": broker.url, "FEDQUEUE_SWEEP_SECONDS": "0.5", **NOTIFY}
+        named = {
+            "FEDQUEUE_BROKER_URL": broker.url,
+            "FEDQUEUE_STORE_URL": (home / "store").as_uri(),
+            "FEDQUEUE_MIRROR_TENSORBOARD": str(events),
+        }
+        away = mirror(tmp_path / "mirror", home, **named, FEDQUEUE_MIRROR_MLFLOW="http://127.0.0.1:9")
+        with worker_of(home, settings), Client(broker.url, store_url=named["FEDQUEUE_STORE_URL"], timeout=60) as hub:
+            with started(away):
+                model = hub.create_model(name="digits", data_format="json").model_id
+                hub.register_client(model, name="north")
+                until(lambda: away.log.read_text().count(f"{model}:0:INITIATED is heard once more") >= 3)
+                hub.stop_model(model)
+                tell(hub, model, 1, 0.5)
+                until(lambda: read_events(events) == [("accuracy", "", 1, 0.5)])
+            shutil.rmtree(events)  # as on another machine: of what was heard nothing is known
+            with started(mirror(tmp_path / "mirror", home, **named)):
+                until(lambda: read_events(events) == [("accuracy", "", 1, 0.5)])
+    assert "message refused" not in away.log.read_text()
 
 
 def test_what_the_mirrors_show(tmp_path: Path) -> None:
