@@ -12,7 +12,7 @@ from http import HTTPStatus
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from typing import BinaryIO, Final, Protocol
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 from fedqueue.asking import Rests
 from fedqueue.blobs import digest_of
@@ -127,8 +127,8 @@ class SignedStore(_Staging):
         size = path.stat().st_size
         granted = self._asking.upload_url(size)
         headers = {"Content-Length": str(size), "Content-Type": "application/octet-stream"}
-        if ".blob.core." in granted.url:
-            headers["x-ms-blob-type"] = "BlockBlob"  # which Azure wants to be told
+        if {"sv", "sig"} <= parse_qs(urlsplit(granted.url).query).keys():
+            headers["x-ms-blob-type"] = "BlockBlob"  # which Azure wants to be told, whatever its host is called
 
         def put() -> None:
             with path.open("rb") as data:

@@ -15,6 +15,7 @@ class Stub(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.asked: list[tuple[str, str]] = []
+        self.headers: list[dict[str, str]] = []
         self.failures: list[int] = []  # statuses to answer first
         self.content = b""
         self.breaks: list[int] = []  # bytes of an answer after which its connection is broken
@@ -32,6 +33,7 @@ class _Handler(BaseHTTPRequestHandler):
         sent = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         place = urlsplit(self.path)
         stub.asked.append((self.command, place.query))
+        stub.headers.append({name.lower(): value for name, value in self.headers.items()})
         status, body = 200, stub.content
         if (start := self.headers.get("Range", "bytes=0-").removeprefix("bytes=").rstrip("-")) != "0":
             status, body = 206, body[int(start) :]

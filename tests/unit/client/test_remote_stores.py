@@ -48,6 +48,18 @@ def test_data_is_put_where_the_hub_says(store: SignedStore, stub: Stub, failures
     assert len(stub.asked) == len(failures) + 1
 
 
+@pytest.mark.parametrize(("query", "kind"), [(_SIGNED, None), ("?sv=2024-01-01&sr=b&sig=veryhush", "BlockBlob")])
+def test_azure_is_told_what_kind_of_blob_it_is(stub: Stub, query: str, kind: str | None) -> None:
+    """Without it Azure refuses the upload, also under a host name of its customer's."""
+
+    class Hub:
+        def upload_url(self, size_bytes: int | None = None) -> UploadView:
+            return UploadView(url=f"{stub.url}/incoming/1{query}", uri="az://models/incoming/1")
+
+    SignedStore(Hub()).take({"w": np.ones(3)}, "data")
+    assert stub.headers[0].get("x-ms-blob-type") == kind
+
+
 def test_a_model_is_read_on_where_its_connection_broke(store: SignedStore, stub: Stub) -> None:
     stub.content, stub.breaks = _CONTENT, [100_000, 50_000]
     assert read(store, stub) == _CONTENT
