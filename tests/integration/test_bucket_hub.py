@@ -167,25 +167,26 @@ def test_a_worker_says_at_its_start_what_is_wrong_with_its_bucket(server: Server
 
 @pytest.mark.wide
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_gibibyte_goes_through_within_the_memory_budget(
     settings: Settings, record_property: Callable[[str, object], None]
 ) -> None:
     """The model, two updates and the aggregate: four gibibytes to and from the bucket, by one hub."""
     parameters = (1 << 30) // 4
-    with Client(settings.broker_url, settings.result_url, _URL, timeout=120.0) as client:
+    with Client(settings.broker_url, settings.result_url, _URL, timeout=300.0) as client:
         values = np.zeros(parameters, np.float32)
         model = client.create_model(
-            initial={"w": values}, requirement="require_x_updates", requirement_args=[2], timeout=120
+            initial={"w": values}, requirement="require_x_updates", requirement_args=[2], timeout=300
         ).model_id
         senders = [client.register_client(model).client_id for _ in range(2)]
         with PoolWatch(_pool) as watch:
             for number, sender in enumerate(senders):
                 values += 1 + number
-                client.submit_update(model, sender, {"w": values}, num_examples=1, timeout=120)
-            client.wait_for_aggregate(model, after=0, timeout=120)
+                client.submit_update(model, sender, {"w": values}, num_examples=1, timeout=300)
+            client.wait_for_aggregate(model, after=0, timeout=300)
         memory = watch.memory()
         record_property("memory", memory.shown())
-        newest = client.fetch_latest(model, timeout=120).arrays["w"]
+        newest = client.fetch_latest(model, timeout=300).arrays["w"]
     assert (newest[0], newest[-1]) == (2.0, 2.0)  # the mean of 1 and 3
     budget = int(settings.memory_budget_bytes) / _MIB
     # A process that does nothing has some 110 MiB of its own.
