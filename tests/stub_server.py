@@ -20,6 +20,9 @@ class Stub(ThreadingHTTPServer):
         self.content = b""
         self.breaks: list[int] = []  # bytes of an answer after which its connection is broken
 
+    def handle_error(self, request: object, client_address: object) -> None:
+        """One that has hung up: nothing of ours."""
+
     @property
     def url(self) -> str:
         """Where it listens."""

@@ -12,12 +12,11 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
-from uuid import uuid4
 
 import pytest
 
 from fedqueue.buckets import Bucket, BucketMisconfigured, BucketUnavailable, ObjectMissing, blob_key
-from tests.buckets import CREDENTIALS, make_bucket, s3_server, unfinished_uploads
+from tests.buckets import CREDENTIALS, unfinished_uploads
 from tests.hubs import ROOT
 from tests.proxy import Proxy, proxy_to
 from tests.servers import Server
@@ -26,23 +25,9 @@ from tests.stub_server import Stub, stub_server
 _LARGE = 24 << 20  # goes up in parts, and comes in several pieces
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with s3_server(tmp_path_factory.mktemp("moto")) as running:
-        yield running
-
-
 @pytest.fixture
-def name(server: Server) -> str:
-    """Of a new bucket."""
-    made = f"models-{uuid4().hex}"
-    make_bucket(server, made)
-    return made
-
-
-@pytest.fixture
-def bucket(name: str) -> Bucket:
-    return Bucket(f"s3://{name}/hub")
+def bucket(url: str) -> Bucket:
+    return Bucket(url)
 
 
 @pytest.fixture
@@ -62,7 +47,7 @@ def a_file(folder: Path, size: int) -> tuple[Path, str]:
 # --- writing ------------------------------------------------------------------------------------------------------
 
 
-def test_of_two_writers_of_one_digest_the_second_is_told(name: str, tmp_path: Path) -> None:
+def test_of_two_writers_of_one_digest_the_second_is_told(url: str, tmp_path: Path) -> None:
     """By the store, not by having looked before: both look when nothing is there."""
     path, digest = a_file(tmp_path, 1000)
     both = threading.Barrier(2)
@@ -73,7 +58,7 @@ def test_of_two_writers_of_one_digest_the_second_is_told(name: str, tmp_path: Pa
             raise ObjectMissing(key)
 
     with ThreadPoolExecutor(2) as pool:
-        writers = [pool.submit(Writer(f"s3://{name}/hub").put_blob, path, digest) for _ in range(2)]
+        writers = [pool.submit(Writer(url).put_blob, path, digest) for _ in range(2)]
     assert sorted(writer.result() for writer in writers) == [False, True]
 
 
@@ -86,9 +71,10 @@ def test_bytes_that_can_not_be_the_blobs_give_way(bucket: Bucket, tmp_path: Path
 
 
 def test_a_writer_killed_amid_its_parts_leaves_no_object(
-    bucket: Bucket, name: str, server: Server, proxy: Proxy, tmp_path: Path
+    bucket: Bucket, server: Server, proxy: Proxy, tmp_path: Path
 ) -> None:
     path, digest = a_file(tmp_path, _LARGE)
+    name = bucket.url.split("/")[2]
     proxy.bytes_per_second = 4 << 20  # of each connection: some seconds
     code = (
         "import sys, pathlib, fedqueue.buckets as b; "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
 from uuid import UUID, uuid4
@@ -25,20 +25,6 @@ from tests.servers import Server
 MODEL = FederatedModel(id=1, uuid=UUID(int=1))
 _AGE = 1.0  # seconds after which blobs are old: S3 counts whole ones
 _LARGE = 12 << 20  # goes up in parts
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with s3_server(tmp_path_factory.mktemp("moto")) as running:
-        yield running
-
-
-@pytest.fixture
-def url(server: Server) -> str:
-    """Of a new bucket."""
-    name = f"models-{uuid4().hex}"
-    make_bucket(server, name)
-    return f"s3://{name}/hub"
 
 
 @pytest.fixture
