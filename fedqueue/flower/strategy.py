@@ -146,7 +146,7 @@ class HubStrategy(Strategy):
         try:
             if failure is not None:
                 self._telling.failure(self._rounds_before, "server", failure)
-            self._telling.send()
+            self._telling.send_all()
             self._telling.status(status)
         except FedqueueError as error:
             # What ended the training is what its caller has to hear.

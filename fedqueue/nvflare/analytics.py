@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Final
 
 from nvflare.apis.analytix import AnalyticsData, AnalyticsDataType
@@ -18,7 +17,6 @@ from fedqueue.client import Client
 from fedqueue.nvflare.aggregator import MADE_BY
 from fedqueue.nvflare.sites import numbers_of
 
-_EVERY_SECONDS: Final = 1.0
 _ONE: Final = (AnalyticsDataType.SCALAR, AnalyticsDataType.METRIC)
 _SEVERAL: Final = (AnalyticsDataType.SCALARS, AnalyticsDataType.METRICS)
 
@@ -26,8 +24,9 @@ _SEVERAL: Final = (AnalyticsDataType.SCALARS, AnalyticsDataType.METRICS)
 class HubAnalyticsReceiver(AnalyticsReceiver):
     """Takes scalars (TensorBoard's and MLflow's words for them); text, images, tags and the like are not for plots.
 
-    A point's place is the writer's `global_step`, else the round. A site whose institution has a slot (`slots`: site →
-    the name under which the hub knows it) is told apart by it; the others by the plot's label: "loss (site-1)".
+    A point's place is the writer's `global_step`, on an axis "Steps", else the round. A site whose institution has a
+    slot (`slots`: site → the name under which the hub knows it) is told apart by it; the others by the plot's label:
+    "loss (site-1)".
     """
 
     def __init__(self, model_id: str, slots: dict[str, str] | None = None, events: list[str] | None = None) -> None:
@@ -36,7 +35,6 @@ class HubAnalyticsReceiver(AnalyticsReceiver):
         self.model_id = str(as_uuid(model_id, "model_id"))
         self.slots = slots
         self._telling: Telling | None = None
-        self._sent_at = 0.0
 
     def initialize(self, fl_ctx: FLContext) -> None:
         """Find the hub."""
@@ -44,7 +42,7 @@ class HubAnalyticsReceiver(AnalyticsReceiver):
         self._telling = Telling(Client(), as_uuid(self.model_id, "model_id"), MADE_BY, slots.get)
 
     def save(self, fl_ctx: FLContext, shareable: Shareable, record_origin: str) -> None:
-        """Keep the points, and send what is there once a second."""
+        """Take the points; they are sent in batches, from a thread of their own."""
         assert self._telling is not None, "FLARE initializes a receiver before it gives it data"
         data = AnalyticsData.from_dxo(from_shareable(shareable))
         if data is None:
@@ -55,18 +53,13 @@ class HubAnalyticsReceiver(AnalyticsReceiver):
             values = {f"{data.tag} {name}": value for name, value in data.value.items()}
         else:
             return
-        step = data.step if data.step is not None else fl_ctx.get_prop(AppConstants.CURRENT_ROUND, 0)
+        x, x_label = (fl_ctx.get_prop(AppConstants.CURRENT_ROUND, 0), "") if data.step is None else (data.step, "Steps")
         has_slot = record_origin in (self.slots or {})
         for tag, value in numbers_of(values).items():
-            self._telling.point(tag if has_slot else f"{tag} ({record_origin})", int(step), value, record_origin)
-        if time.monotonic() - self._sent_at >= _EVERY_SECONDS:
-            self._send()
+            label = tag if has_slot else f"{tag} ({record_origin})"
+            self._telling.point(label, int(x), value, record_origin, x_label)
 
     def finalize(self, fl_ctx: FLContext) -> None:
-        """Send the rest."""
-        self._send()
-
-    def _send(self) -> None:
-        assert self._telling is not None
-        self._sent_at = time.monotonic()
-        self._telling.send()
+        """Return once the broker has the rest. Raises: EventsNotSent, which FLARE logs."""
+        assert self._telling is not None, "FLARE initializes a receiver before it ends it"
+        self._telling.send_all()

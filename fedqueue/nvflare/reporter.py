@@ -26,7 +26,7 @@ class HubReporter(Widget):
 
     `observe_only`: FLARE aggregates itself, so its rounds and results are told, too; the model is made (with `policy`)
     if it is not there, and each job is a run of its own. Else they are the hub's own to tell.
-    A hub that can't be reached does not fail the job; it is logged.
+    A hub that can't be reached does not fail the job: it is logged, and told when it is back.
     """
 
     def __init__(
@@ -63,12 +63,15 @@ class HubReporter(Widget):
                 AppEventType.AFTER_AGGREGATION: self._aggregated,
             }
         hear = heard.get(event_type)
-        if hear is None or (self._telling is None and event_type != EventType.START_RUN):
+        if hear is None:
             return
         try:
-            hear(fl_ctx)
-            if self._telling is not None:
-                self._telling.send()
+            if self._telling is None and event_type == AppEventType.ROUND_STARTED:
+                # The hub was away when the job began.
+                self._begun(fl_ctx)
+                self._training_started(fl_ctx)
+            if self._telling is not None or event_type == EventType.START_RUN:
+                hear(fl_ctx)
         except FedqueueError as error:
             self.log_error(fl_ctx, f"the hub was not told of {event_type}: {error}", fire_event=False)
 
@@ -122,7 +125,7 @@ class HubReporter(Widget):
             status = "STOPPED"
         else:
             status = "RESULTS_UPLOADED"
-        self._told.send()
+        self._told.send_all()
         self._told.status(status)
 
     @property

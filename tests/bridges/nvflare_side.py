@@ -209,6 +209,7 @@ def test_scalars_become_points(aggregator: HubModelAggregator, hub: Client, mode
     receiver.finalize(context())
     told = {"loss (site-1)", "loss (site-2)", "rates a (site-1)", "rates b (site-1)"}
     until(lambda: {plot.label for plot in hub.metrics(model).plots} == told)
+    assert {plot.x_label for plot in hub.metrics(model).plots} == {"Steps"}
 
 
 def test_a_job_that_flare_aggregates_is_told(hub: Client, model: str) -> None:
