@@ -8,7 +8,8 @@ aggregates do not: a server that is started anew goes on at the round it was in.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from itertools import islice
+from typing import Any, Final
 from uuid import UUID, uuid5
 
 from fedqueue.arguments import PolicyFields
@@ -21,6 +22,10 @@ from fedqueue.payload import ModelData
 # More clients than there are: while a round's updates come in, the hub waits for the server's word.
 _CLOSED: Mapping[str, Any] = {"requirement": "require_x_clients", "requirement_args": {"x": 1_000_000}}
 _LIFTED: Mapping[str, Any] = {"requirement": None, "requirement_args": None}
+
+# Of what an update may carry beside its arrays; the rest is for the plots, which have no such limit.
+_LONGEST_METRIC: Final = 100
+_MOST_METRICS: Final = 100
 
 
 class ServerRounds:
@@ -98,35 +103,45 @@ class ServerRounds:
         participant: str,
         data: ModelData,
         *,
-        round_number: int,
         digest: str,
         num_examples: float,
         num_steps: float | None = None,
         loss: float | None = None,
         metrics: Mapping[str, float] | None = None,
     ) -> str | None:
-        """Why the hub did not take a participant's update; None if it did. A repeat of the same digest counts once."""
+        """Why a participant's update is in no round; None if it will be. A repeat of the same digest counts once.
+
+        What is wrong with one update is answered, whoever finds it. Raises: Rejected (of the model, as when it was
+        stopped), Unanswered, StoreUnreachable.
+        """
         assert self._base is not None, "a round is opened before its updates come"
         # The same after every restart: what the participant sends for a round replaces what it sent before.
         client_id = uuid5(self._model_id, f"{self._made_by} client {participant}")
         if client_id not in self._registered:
             self._hub.register_client(self._model_id, client_id, name=participant)
             self._registered.add(client_id)
+        # The hub's own count: a server's goes on over a round that posted nothing, and is another after a restart.
+        of_what = f"{self._made_by} round {self._base.number + 1} {participant} {digest}"
+        said = {key: value for key, value in (metrics or {}).items() if len(key) <= _LONGEST_METRIC}
         try:
             self._hub.submit_update(
                 self._model_id,
                 client_id,
                 data,
                 num_examples=num_examples,
-                num_steps=None if num_steps is None else int(num_steps),
+                num_steps=None if num_steps is None or num_steps < 1 else int(num_steps),
                 loss=loss,
                 base_aggregate=self._base.aggregate_id,
-                metrics=metrics,
-                submission_id=uuid5(self._model_id, f"{self._made_by} round {round_number} {participant} {digest}"),
+                metrics=dict(islice(said.items(), _MOST_METRICS)),
+                submission_id=uuid5(self._model_id, of_what),
                 patience=self._timeout,
             )
-        except UpdateRejected as refusal:
+        except (UpdateRejected, InvalidArgument) as refusal:
             return str(refusal)
+        except Rejected as refusal:
+            # The same arrays, handed over before a restart with other numbers beside them, such as the time they took.
+            if refusal.kind != "SubmissionReused":
+                raise
         return None
 
     def close(self) -> FetchedModel:

@@ -197,7 +197,7 @@ class HubStrategy(Strategy):
         self, number: int, readable: list[tuple[Message, Reply]]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="fedqueue-flower") as pool:
-            refusals = list(pool.map(lambda each: self._submit(number, each[1]), readable))
+            refusals = list(pool.map(lambda each: self._submit(each[1]), readable))
         for (_, reply), refusal in zip(readable, refusals, strict=True):
             if refusal is not None:
                 self._telling.failure(number, reply.participant, f"the update was refused: {refusal}")
@@ -209,12 +209,11 @@ class HubStrategy(Strategy):
         combine = getattr(self.inner, "train_metrics_aggr_fn", aggregate_metricrecords)
         return _record(newest, accepted[0][1].arrays), combine(contents, self._weight_key)
 
-    def _submit(self, number: int, reply: Reply) -> str | None:
+    def _submit(self, reply: Reply) -> str | None:
         """Why the hub took it not; None if it did."""
         return self._rounds.submit(
             reply.participant,
             dict(reply.arrays),
-            round_number=number,
             digest=reply.digest,
             num_examples=reply.num_examples,
             num_steps=reply.numbers.get(self._num_steps_key),

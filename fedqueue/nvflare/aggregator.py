@@ -112,7 +112,6 @@ class HubModelAggregator(ModelAggregator):
             refusal = training.rounds.submit(
                 site,
                 tensors,
-                round_number=current.number,
                 digest=digest_of(tensors),
                 num_examples=weight,
                 num_steps=weight if weight.is_integer() else None,

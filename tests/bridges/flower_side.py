@@ -144,13 +144,12 @@ def test_a_server_that_was_killed_goes_on_at_its_round(hub: Client, model: uuid.
     submitted = 0
     submit = begun._submit
 
-    def submit_two_of_the_second_round(number: int, reply: Any) -> Any:
+    def submit_two_of_the_second_round(reply: Any) -> Any:
         nonlocal submitted
-        if number == 2:
-            submitted += 1
-            if submitted == 3:
-                raise Killed
-        return submit(number, reply)
+        submitted += 1
+        if submitted == 6:
+            raise Killed
+        return submit(reply)
 
     begun._submit = submit_two_of_the_second_round  # type: ignore[method-assign]
     begun._tell_end = lambda *_: None  # type: ignore[method-assign]  # who is killed says nothing
@@ -188,8 +187,19 @@ def test_what_comes_twice_counts_once(hub: Client, model: uuid.UUID) -> None:
 
 
 def test_who_fails_or_sends_nonsense_is_told_and_left_out(hub: Client, model: uuid.UUID) -> None:
-    grid = Participants(5)
+    grid = Participants(9)
     grid.answers = {
+        5: lambda _, message: Message(Error(code=3, reason="traceback " * 20_000), reply_to=message),
+        6: lambda _, message: reply_with(message, {}, **{"num-examples": 10}),
+        7: lambda _, message: reply_with(
+            message, {"w": np.ones(3, np.complex64), "b": _START["b"]}, **{"num-examples": 1}
+        ),
+        8: lambda index, message: reply_with(
+            message,
+            {"w": np.full(3, 5, np.float32), "b": np.full(1, 6, np.float32)},
+            **{"num-examples": 10, "num-steps": -1, "m" * 300: 1.0},
+            **{f"m{number}": 1.0 for number in range(200)},
+        ),
         0: lambda _, message: Message(Error(code=3, reason="out of memory"), reply_to=message),
         1: lambda _, message: reply_with(
             message, {"w": np.full(3, math.nan, np.float32), "b": _START["b"]}, **{"num-examples": 10}
@@ -199,11 +209,13 @@ def test_who_fails_or_sends_nonsense_is_told_and_left_out(hub: Client, model: uu
         ),
         3: lambda _, message: reply_with(message, dict(_START)),
     }
-    result = HubStrategy(FedAvg(fraction_evaluate=0.0), model_id=model, hub=hub).start(
-        grid, record(_START), num_rounds=1
-    )
+    result = HubStrategy(
+        FedAvg(fraction_evaluate=0.0, train_metrics_aggr_fn=lambda *_: MetricRecord({"y" * 300: 1.0})),
+        model_id=model,
+        hub=hub,
+    ).start(grid, record(_START), num_rounds=1)
     assert values_of(result.arrays) == {"w": [5.0] * 3, "b": [6.0]}
-    reasons = ("out of memory", "NOT_FINITE", "SHAPE", "no 'num-examples'")
+    reasons = ("out of memory", "traceback", "holds no arrays", "complex64", "NOT_FINITE", "SHAPE", "no 'num-examples'")
     until(lambda: all(reason in failures(hub, model) for reason in reasons))
 
 
