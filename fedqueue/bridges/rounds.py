@@ -7,6 +7,7 @@ aggregates do not: a server that is started anew goes on at the round it was in.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from itertools import islice
 from typing import Any, Final
@@ -23,6 +24,12 @@ from fedqueue.payload import ModelData
 _CLOSED: Mapping[str, Any] = {"requirement": "require_x_clients", "requirement_args": {"x": 1_000_000}}
 _LIFTED: Mapping[str, Any] = {"requirement": None, "requirement_args": None}
 
+# No round can follow in such a run; a server that goes on begins a new one.
+_OVER: Final = ("ERROR", "RESULTS_UPLOADED", "RESULTS_UPLOAD_FAILED")
+# Updates of which a round may still be made.
+_LIVE: Final = ("PENDING", "RUNNING", "FAILED")
+# How often a server that waits looks whether there is still something to wait for.
+_LOOK_SECONDS: Final = 2.0
 # Of what an update may carry beside its arrays; the rest is for the plots, which have no such limit.
 _LONGEST_METRIC: Final = 100
 _MOST_METRICS: Final = 100
@@ -31,7 +38,9 @@ _MOST_METRICS: Final = 100
 class ServerRounds:
     """One model's. `made_by` names the server's make: in the hub's audit, and in the ids of what it sends.
 
-    `policy`: fields of `Client.create_model`, for a model that is not there yet.
+    `policy`: fields of `Client.create_model`, for a model that is not there yet. `timeout` (seconds) is
+    how long a round that is under way waits for a hub that is away, and for the aggregate; at the beginning the
+    client's own time counts.
     Raises: InvalidArgument for a policy that is the server's own affair.
     """
 
@@ -72,30 +81,56 @@ class ServerRounds:
         Raises: RoundNotPosted if somebody stopped the model.
         """
         model = self._find() or self._create(initial=initial(), max_rounds=num_rounds, **_CLOSED)
-        if model.requirement is None and model.updates.get("PENDING", 0) + model.updates.get("RUNNING", 0) > 0:
-            # The round was complete when the server before this one ended: the hub is about to post it.
-            self._hub.wait_for_aggregate(self._model_id, after=model.aggregates, timeout=self._timeout)
-        newest = self._hub.fetch_latest(self._model_id)
-        if num_rounds is None or newest.number < num_rounds:
-            self._go_on(model, newest.number, num_rounds)
-        return newest
+        if num_rounds is None or model.aggregates < num_rounds:
+            self._go_on(model, num_rounds)
+            if model.requirement is None:
+                # The round was complete when the server before this one ended: the hub is about to post it, if it can.
+                self._wait(after=model.aggregates)
+        return self._hub.fetch_latest(self._model_id)
 
-    def _go_on(self, model: ModelView, number: int, num_rounds: int | None) -> None:
+    def _go_on(self, model: ModelView, num_rounds: int | None) -> None:
         if model.status == "STOPPED":
             raise RoundNotPosted(
-                f"model {self._model_id} was stopped at aggregate {number}: whoever stopped it may start a new run of "
-                "it (Client.start_run)",
-                number,
+                f"model {self._model_id} was stopped at aggregate {model.aggregates}: whoever stopped it may start a "
+                "new run of it (Client.start_run)",
+                model.aggregates,
             )
         if model.max_rounds != num_rounds:
             self._hub.edit_model(self._model_id, user_id=self._made_by, max_rounds=num_rounds)
-        if model.status in ("ERROR", "RESULTS_UPLOADED", "RESULTS_UPLOAD_FAILED"):
+        if model.status in _OVER:
             self._hub.start_run(self._model_id, user_id=self._made_by)
+
+    def _wait(self, after: int) -> bool:
+        """True once the hub has an aggregate above that number; False, at once, if no update is left to make it of.
+
+        Raises: RoundNotPosted.
+        """
+        until = time.monotonic() + self._timeout
+        while True:
+            left = max(until - time.monotonic(), 0.001)
+            try:
+                self._hub.wait_for_aggregate(self._model_id, after=after, timeout=min(left, _LOOK_SECONDS))
+            except RoundNotPosted as late:
+                model = self._hub.get_model(self._model_id, timeout=self._timeout)
+                if model.aggregates > after:
+                    return True
+                if not any(model.updates.get(state) for state in _LIVE):
+                    return False
+                if model.status == "STOPPED" or model.status in _OVER:
+                    raise
+                if time.monotonic() >= until:
+                    why = "" if model.allow_aggregation else ": the model is paused"
+                    raise RoundNotPosted(
+                        f"model {self._model_id} posted no aggregate above {after} within {self._timeout:g} s{why}",
+                        after,
+                    ) from late
+            else:
+                return True
 
     def open(self) -> LatestView:
         """A round begins: the hub waits, and what it has now is what the participants train from."""
-        self._hub.edit_model(self._model_id, user_id=self._made_by, **_CLOSED)
-        self._base = self._hub.latest(self._model_id)
+        self._hub.edit_model(self._model_id, user_id=self._made_by, timeout=self._timeout, **_CLOSED)
+        self._base = self._hub.latest(self._model_id, timeout=self._timeout)
         return self._base
 
     def submit(
@@ -118,7 +153,7 @@ class ServerRounds:
         # The same after every restart: what the participant sends for a round replaces what it sent before.
         client_id = uuid5(self._model_id, f"{self._made_by} client {participant}")
         if client_id not in self._registered:
-            self._hub.register_client(self._model_id, client_id, name=participant)
+            self._hub.register_client(self._model_id, client_id, name=participant, timeout=self._timeout)
             self._registered.add(client_id)
         # The hub's own count: a server's goes on over a round that posted nothing, and is another after a restart.
         of_what = f"{self._made_by} round {self._base.number + 1} {participant} {digest}"
@@ -134,6 +169,7 @@ class ServerRounds:
                 base_aggregate=self._base.aggregate_id,
                 metrics=dict(islice(said.items(), _MOST_METRICS)),
                 submission_id=uuid5(self._model_id, of_what),
+                timeout=self._timeout,
                 patience=self._timeout,
             )
         except (UpdateRejected, InvalidArgument) as refusal:
@@ -145,8 +181,17 @@ class ServerRounds:
         return None
 
     def close(self) -> FetchedModel:
-        """The round's updates are in: the hub's next aggregate. Raises: RoundNotPosted, Unanswered."""
+        """The round's updates are in: the hub's next aggregate.
+
+        Raises: RoundNotPosted (in time; or at once, saying why, when the hub has set all of them aside), Unanswered.
+        """
         assert self._base is not None, "a round is opened before it is closed"
-        self._hub.edit_model(self._model_id, user_id=self._made_by, **_LIFTED)
-        self._hub.wait_for_aggregate(self._model_id, after=self._base.number, timeout=self._timeout)
-        return self._hub.fetch_latest(self._model_id)
+        self._hub.edit_model(self._model_id, user_id=self._made_by, timeout=self._timeout, **_LIFTED)
+        if not self._wait(after=self._base.number):
+            refusals = [line.text for line in self._hub.iter_logs(self._model_id) if not line.success]
+            raise RoundNotPosted(
+                f"model {self._model_id}: no update is left to make aggregate {self._base.number + 1} of; "
+                f"the hub's last word: {refusals[-1] if refusals else 'none'}",
+                self._base.number,
+            )
+        return self._hub.fetch_latest(self._model_id, timeout=self._timeout)

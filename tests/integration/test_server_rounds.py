@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -10,7 +13,7 @@ import numpy as np
 import pytest
 
 from config.loading import load_settings
-from fedqueue import Client
+from fedqueue import Client, RoundNotPosted
 from fedqueue.bridges.rounds import ServerRounds
 from worker.supervisor import Supervisor
 
@@ -93,3 +96,54 @@ def test_more_metrics_than_an_update_carries_do_not_spoil_it(hub: Client, model:
     metrics = {"y" * 300: 1.0} | {f"m{number}": 1.0 for number in range(200)}
     assert hand_in(rounds, "north", 1, metrics=metrics, num_steps=-1.0) is None
     assert rounds.close().number == 1
+
+
+def test_a_server_that_failed_while_the_hub_was_to_post_goes_on_afterwards(hub: Client, model: UUID) -> None:
+    """It had given its word that the round is complete, and told the hub of its own end in ERROR."""
+    failed = begun(hub, model, timeout=1)
+    failed.open()
+    hand_in(failed, "north", 1)
+    hub.pause_model(model)
+    with pytest.raises(RoundNotPosted, match="the model is paused"):
+        failed.close()
+    hub.update_status(model, "ERROR")
+    hub.resume_model(model)
+    again = ServerRounds(hub, model, "test", timeout=30)
+    newest = again.begin(lambda: pytest.fail("the model is there"), 3)
+    assert newest.number == 1  # nothing that was complete is asked for again
+    assert newest.arrays["w"].tolist() == [1.0] * 3
+    again.open()
+    hand_in(again, "north", 2)
+    assert again.close().number == 2
+
+
+def test_a_round_of_which_the_hub_sets_everything_aside_ends_at_once_and_says_why(hub: Client, model: UUID) -> None:
+    """fednova can't weigh an update that does not tell its steps: found out when the round begins."""
+    rounds = begun(hub, model, timeout=200, aggregator="fednova")
+    rounds.open()
+    assert hand_in(rounds, "north", 1) is None
+    with pytest.raises(RoundNotPosted, match="num_steps is None"):
+        rounds.close()
+    hub.update_status(model, "ERROR")
+    again = begun(hub, model, aggregator="fednova")
+    again.open()
+    assert hand_in(again, "north", 2, num_steps=5) is None
+    assert again.close().number == 1
+
+
+@pytest.mark.slow
+def test_a_hub_that_is_away_in_the_middle_of_a_round_is_waited_for(tmp_path: Path) -> None:
+    """Longer than the client waits for any answer by itself."""
+    settings = load_settings(None, home=tmp_path / "hub")
+    model = uuid4()
+    with Client(settings.broker_url, settings.result_url, settings.store_url, timeout=5) as client:
+        with Supervisor(settings):
+            rounds = begun(client, model, timeout=100)
+            rounds.open()
+        with ThreadPoolExecutor(1) as server:
+            submitted = server.submit(hand_in, rounds, "north", 1)
+            time.sleep(6)
+            assert not submitted.done()
+            with Supervisor(settings):
+                assert submitted.result(60) is None
+                assert rounds.close().number == 1
