@@ -50,7 +50,8 @@ class ServerRounds:
         self._hub = hub
         self._model_id = model_id
         self._made_by = made_by
-        self._policy = dict(policy or {})
+        # An update that comes late, as of a server that was killed, was trained from another model than its round's.
+        self._policy: dict[str, Any] = {"furthest_base_agg": 1, **(policy or {})}
         self._timeout = timeout
         self._base: LatestView | None = None
         self._registered: set[UUID] = set()

@@ -71,6 +71,21 @@ def test_arrays_that_do_not_change_are_an_update_of_every_round(hub: Client, mod
     assert (found.aggregates, found.updates["COMPLETE"]) == (3, 6)
 
 
+def test_what_comes_after_its_round_counts_in_no_other(hub: Client, model: UUID) -> None:
+    """A participant that nobody waited for answers while the next round is under way."""
+    late, rounds = begun(hub, model), begun(hub, model)
+    late.open()
+    rounds.open()
+    hand_in(rounds, "north", 1)
+    rounds.close()
+    rounds.open()
+    refusal = hand_in(late, "south", 100)
+    assert refusal is not None
+    assert "STALE" in refusal
+    hand_in(rounds, "north", 3)
+    assert rounds.close().arrays["w"].tolist() == [3.0] * 3
+
+
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
