@@ -79,15 +79,37 @@ class ServerRounds:
         """What the training begins with, and at which number: the hub's newest aggregate, or `initial` as number 0.
 
         After `num_rounds` the model's run is over (None: when the server says so).
-        Raises: RoundNotPosted if somebody stopped the model.
+        Raises: RoundNotPosted if somebody stopped the model, InvalidArgument if the model aggregates otherwise than the
+        policy says.
         """
-        model = self._find() or self._create(initial=initial(), max_rounds=num_rounds, **_CLOSED)
+        model = self._find()
+        if model is None:
+            model = self._create(initial=initial(), max_rounds=num_rounds, **_CLOSED)
+        else:
+            self._check_aggregation(model)
         if num_rounds is None or model.aggregates < num_rounds:
             self._go_on(model, num_rounds)
             if model.requirement is None:
                 # The round was complete when the server before this one ended: the hub is about to post it, if it can.
                 self._wait(after=model.aggregates)
         return self._hub.fetch_latest(self._model_id)
+
+    def _check_aggregation(self, model: ModelView) -> None:
+        asked = {"aggregator": self._policy.get("aggregator", model.aggregator)}
+        has = {"aggregator": model.aggregator}
+        params = self._policy.get("aggregator_params")
+        if isinstance(params, Mapping):
+            # A parameter that the hub has written in another form is no other one.
+            plain = {name: value for name, value in params.items() if isinstance(value, bool | int | float)}
+            asked |= plain
+            has |= {name: model.aggregator_params.get(name) for name in plain}
+        unlike = [f"{name} {has[name]!r}, not {asked[name]!r}" for name in asked if has[name] != asked[name]]
+        if unlike:
+            raise InvalidArgument(
+                "model_id",
+                f"{self._model_id} was made with {', '.join(unlike)}: a training of its own needs a model_id of its "
+                "own (to change this one's: Client.edit_model)",
+            )
 
     def _go_on(self, model: ModelView, num_rounds: int | None) -> None:
         if model.status == "STOPPED":

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from config.loading import load_settings
-from fedqueue import Client, RoundNotPosted
+from fedqueue import Client, InvalidArgument, RoundNotPosted
 from fedqueue.bridges.rounds import ServerRounds
 from worker.supervisor import Supervisor
 
@@ -162,3 +162,45 @@ def test_a_hub_that_is_away_in_the_middle_of_a_round_is_waited_for(tmp_path: Pat
             with Supervisor(settings):
                 assert submitted.result(60) is None
                 assert rounds.close().number == 1
+
+
+@pytest.mark.parametrize(
+    ("policy", "said"),
+    [
+        ({"aggregator": "fedyogi"}, "aggregator 'fedadam', not 'fedyogi'"),
+        ({"aggregator": "fedadam", "aggregator_params": {"eta": 0.5}}, "eta 0.25, not 0.5"),
+    ],
+)
+def test_a_model_that_aggregates_otherwise_than_its_server_says_is_refused(
+    hub: Client, model: UUID, policy: dict[str, Any], said: str
+) -> None:
+    """Else whoever changes the line and starts again believes in results of an aggregator that never ran."""
+    begun(hub, model, aggregator="fedadam", aggregator_params={"eta": 0.25})
+    with pytest.raises(InvalidArgument, match=said):
+        begun(hub, model, **policy)
+    begun(hub, model)
+    begun(hub, model, aggregator="fedadam", aggregator_params={"eta": 0.25})
+
+
+def test_a_server_killed_in_its_round_ends_where_an_undisturbed_one_ends(hub: Client) -> None:
+    """Bit for bit, given equal updates: the optimizer's moments are the hub's, and nothing counts twice."""
+
+    def round_of(rounds: ServerRounds, number: int, participants: tuple[str, ...]) -> None:
+        rounds.open()
+        for participant in participants:
+            hand_in(rounds, participant, number * 0.1 + len(participant), num_examples=float(len(participant)))
+
+    models = {"undisturbed": uuid4(), "killed": uuid4()}
+    ends = {}
+    for kind, model in models.items():
+        rounds = begun(hub, model, num_rounds=4, aggregator="fedadam")
+        for number in range(1, 5):
+            if kind == "killed" and number == 3:
+                round_of(rounds, number, ("north", "southern"))  # one of three is missing: here it dies
+                rounds = begun(hub, model, num_rounds=4, aggregator="fedadam")
+            round_of(rounds, number, ("north", "southern", "west"))
+            rounds.close()
+        found = hub.get_model(model)
+        assert (found.aggregates, found.updates["COMPLETE"], found.status) == (4, 12, "RESULTS_UPLOADED")
+        ends[kind] = hub.fetch_latest(model)
+    assert ends["killed"].latest.digest == ends["undisturbed"].latest.digest
