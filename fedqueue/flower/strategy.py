@@ -31,7 +31,7 @@ class HubStrategy(Strategy):
 
     `inner` (FedAvg() if none is given) samples the clients, configures training and evaluation and combines the
     metrics; what it would make of the arrays is not asked for, unless `observe_only`: then Flower aggregates as ever,
-    and the hub is told of it.
+    and the hub is told of it. One that aggregates in a way of its own (FedAdam, …) is taken only with an `aggregator`.
 
     `model_id` names the hub's model. It is created when it is started first, with Flower's initial arrays and the
     policy given here (`aggregator`, `aggregator_params` and the other fields of `fedqueue.Client.create_model`), and
@@ -59,6 +59,8 @@ class HubStrategy(Strategy):
     ) -> None:
         """Connects to nothing yet. Raises: InvalidArgument, EndpointUnknown."""
         self.inner = FedAvg() if inner is None else inner
+        if not observe_only and "aggregator" not in policy:
+            _check_averages(self.inner)
         self.model_id = as_uuid(model_id, "model_id")
         self.hub = Client() if hub is None else hub
         self.observe_only = observe_only
@@ -113,7 +115,8 @@ class HubStrategy(Strategy):
             self._tell_end("ERROR", f"the ServerApp failed: {type(error).__name__}: {error}")
             raise
         self._tell_end("RESULTS_UPLOADED")
-        if num_rounds == before:
+        if before and not result.arrays:
+            # No round was left, or none of those that were gave anything.
             result.arrays = arrays
         for by_round in (
             result.train_metrics_clientapp,
@@ -222,10 +225,18 @@ class HubStrategy(Strategy):
         )
 
     def _read(self, number: int, replies: list[Message]) -> list[tuple[Message, Reply]]:
-        """The replies of which updates can be made; the others are told as failures."""
-        readable = []
+        """The replies of which updates can be made; the others are told as failures. Raises: InvalidArgument."""
+        readable: list[tuple[Message, Reply]] = []
+        nodes: dict[str, int] = {}
         for message in replies:
             participant = self._identify(message)
+            node = message.metadata.src_node_id
+            if nodes.setdefault(participant, node) != node and not self.observe_only:
+                raise InvalidArgument(
+                    "identify",
+                    f"nodes {nodes[participant]} and {node} are both called {participant!r}, and only one would "
+                    "count: let each ClientApp send a partition-id of its own, or give `identify`",
+                )
             if message.has_error():
                 self._telling.failure(number, participant, f"the ClientApp failed: {message.error.reason}")
                 continue
@@ -234,6 +245,8 @@ class HubStrategy(Strategy):
             except UnreadableReply as error:
                 self._telling.failure(number, participant, str(error))
                 continue
+            if any(other.participant == participant and other.digest == reply.digest for _, other in readable):
+                continue  # it comes twice: its metrics count once, too
             self._telling.metrics("train", number, reply.numbers, participant)
             readable.append((message, reply))
         return readable
@@ -267,6 +280,18 @@ class HubStrategy(Strategy):
         self._telling.metrics("evaluate", number, numbers_of(combined))
         self._telling.send()
         return combined
+
+
+def _check_averages(inner: Strategy) -> None:
+    """Raises: InvalidArgument if it aggregates in another way than FedAvg, which the hub would not follow."""
+    if type(inner).aggregate_train is not FedAvg.aggregate_train:
+        kind = type(inner).__name__
+        raise InvalidArgument(
+            "aggregator",
+            f"{kind} aggregates in a way of its own, and the hub aggregates in its place: name the hub's aggregator "
+            '(aggregator="fedadam", aggregator_params={"eta": 0.1}; "fedavg" for the mean), or let Flower aggregate: '
+            "observe_only=True",
+        )
 
 
 def _record(model: FetchedModel, like: ArrayRecord) -> ArrayRecord:

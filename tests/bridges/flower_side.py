@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, Error, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
-from flwr.serverapp.strategy import FedAvg, FedYogi
+from flwr.serverapp.strategy import DifferentialPrivacyServerSideFixedClipping, FedAdam, FedAvg, FedProx, FedYogi
 from flwr.supercore.task_identity import TaskIdentity
 
 from fedqueue import Client, InvalidArgument, RoundNotPosted
@@ -184,6 +184,34 @@ def test_what_comes_twice_counts_once(hub: Client, model: uuid.UUID) -> None:
     result = HubStrategy(FedAvg(), model_id=model, hub=hub).start(grid, record(_START), num_rounds=1)
     assert values_of(result.arrays)["w"] == [2.0] * 3
     assert hub.get_model(model).updates["COMPLETE"] == 3
+
+
+def test_two_nodes_of_one_name_are_refused(hub: Client, model: uuid.UUID) -> None:
+    """Only one of them would count, and no accuracy would tell why."""
+    grid = Participants(3)
+    grid.answers = {2: lambda _, message: train(1, message)}
+    with pytest.raises(InvalidArgument, match="nodes 1001 and 1002 are both called 'partition 1'"):
+        HubStrategy(FedAvg(), model_id=model, hub=hub).start(grid, record(_START), num_rounds=1)
+
+
+@pytest.mark.parametrize("inner", [FedAdam(), DifferentialPrivacyServerSideFixedClipping(FedAvg(), 1.0, 1.0, 3)])
+def test_a_strategy_whose_own_aggregation_would_not_be_asked_for_is_refused(
+    hub: Client, model: uuid.UUID, inner: Any
+) -> None:
+    """Else FedAdam is the plain mean, and what is said to be private is not."""
+    with pytest.raises(InvalidArgument, match="aggregates in a way of its own"):
+        HubStrategy(inner, model_id=model, hub=hub)
+    HubStrategy(inner, model_id=model, hub=hub, aggregator="fedadam")
+    HubStrategy(inner, model_id=model, hub=hub, observe_only=True)
+    HubStrategy(FedProx(proximal_mu=0.1), model_id=model, hub=hub)
+
+
+def test_a_training_whose_last_rounds_gave_nothing_ends_with_what_there_was(hub: Client, model: uuid.UUID) -> None:
+    HubStrategy(FedAvg(), model_id=model, hub=hub).start(Participants(2), record(_START), num_rounds=1)
+    grid = Participants(2)
+    grid.answers = dict.fromkeys(range(2), lambda _, message: Message(Error(code=3, reason="away"), reply_to=message))
+    result = HubStrategy(FedAvg(), model_id=model, hub=hub).start(grid, record(_START), num_rounds=2)
+    assert values_of(result.arrays)["w"] == [1.5] * 3
 
 
 def test_who_fails_or_sends_nonsense_is_told_and_left_out(hub: Client, model: uuid.UUID) -> None:
