@@ -12,13 +12,14 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
 from nvflare.app_common.abstract.fl_model import FLModel, ParamsType
 from nvflare.app_common.aggregators.model_aggregator import ModelAggregator
+from nvflare.app_common.app_constant import AppConstants
 from nvflare.app_common.utils.fl_model_utils import FLModelUtils
 
 from fedqueue.arguments import PolicyFields, as_uuid
 from fedqueue.bridges.rounds import ServerRounds
 from fedqueue.bridges.telling import Telling
 from fedqueue.client import Client
-from fedqueue.errors import InvalidArgument
+from fedqueue.errors import FedqueueError, InvalidArgument
 from fedqueue.messages import LatestView
 from fedqueue.model_calls import FetchedModel
 from fedqueue.nvflare.sites import (
@@ -71,6 +72,7 @@ class HubModelAggregator(ModelAggregator):
         self._guard = Lock()
         self._training: _Training | None = None
         self._round: _Round | None = None
+        self._trouble: FedqueueError | None = None
 
     def begin(self, initial: Callable[[], ModelData], num_rounds: int | None) -> FetchedModel:
         """What to begin with, and how many rounds there are already. Raises: RoundNotPosted, Rejected."""
@@ -83,6 +85,11 @@ class HubModelAggregator(ModelAggregator):
 
     def accept(self, shareable: Shareable, fl_ctx: FLContext) -> bool:
         """Whether the hub took the result; ScatterAndGather's way to give one."""
+        of_round = shareable.get_cookie(AppConstants.CONTRIBUTION_ROUND)
+        if of_round is not None and of_round != fl_ctx.get_prop(AppConstants.CURRENT_ROUND, of_round):
+            # ScatterAndGather hands over what it no longer waited for, which was trained from another round's model.
+            self.log_warning(fl_ctx, f"a late result of round {of_round} is not taken")
+            return False
         model = FLModelUtils.from_shareable(shareable, fl_ctx)
         peer = fl_ctx.get_peer_context()
         if peer is not None:
@@ -96,8 +103,19 @@ class HubModelAggregator(ModelAggregator):
         return True
 
     def accept_model(self, model: FLModel) -> None:
-        """Hand it to the hub. Raises: ResultRefused, which FLARE counts as a result not accepted."""
+        """Hand it to the hub.
+
+        Raises: ResultRefused, which FLARE counts as not accepted; Unanswered and Rejected, which end the round.
+        """
         # FLARE may call from several threads; a round is opened by the first.
+        try:
+            self._accept(model)
+        except FedqueueError as error:
+            # FLARE goes on with the other results: the round must not, as the site did nothing wrong.
+            self._trouble = error
+            raise
+
+    def _accept(self, model: FLModel) -> None:
         with self._guard:
             if self._round is None:
                 self._round = self._open()
@@ -130,8 +148,11 @@ class HubModelAggregator(ModelAggregator):
     def aggregate_model(self) -> FLModel:
         """The hub's next aggregate, FULL, with the mean of the sites' metrics. Of no result at all: what there was.
 
-        Raises: RoundNotPosted (the hub posted none in time, or was told to stop), Unanswered.
+        Raises: RoundNotPosted (the hub posted none in time, or was told to stop), Unanswered; and whatever kept the hub
+        from judging one of the round's results.
         """
+        if self._trouble is not None:
+            raise self._trouble
         with self._guard:
             current, self._round = self._round or self._open(), None
         telling = current.training.telling
@@ -148,7 +169,7 @@ class HubModelAggregator(ModelAggregator):
     def reset_stats(self) -> None:
         """Forget a round that was not aggregated; what the hub has of it, the sites' next results replace."""
         with self._guard:
-            self._round = None
+            self._round, self._trouble = None, None
 
     # --- the hub ----------------------------------------------------------------------------------
 

@@ -34,6 +34,7 @@ class HubFedAvg(FedAvg):
 
     def run(self) -> None:
         """The rounds that the hub has not yet."""
+        self._first_round, self._all_rounds = self.start_round, self.num_rounds
         newest = self.aggregator.begin(self._initial, self.num_rounds)
         rest = max(0, self.num_rounds - newest.number)
         self.info(f"Model {self.aggregator.model_id}: the hub has {newest.number} rounds, {rest} are to be done.")
@@ -42,6 +43,11 @@ class HubFedAvg(FedAvg):
         super().run()
         if not rest:
             self.save_model(self.model)
+
+    def send_model(self, *args: Any, data: FLModel, **kwargs: Any) -> Any:
+        """As of FedAvg; the total, by which sites plan their learning rate, is the training's and not the rest."""
+        data.start_round, data.total_rounds = self._first_round, self._all_rounds
+        return super().send_model(*args, data=data, **kwargs)
 
     def _initial(self) -> ModelData:
         if self.model is None and self.persistor is None:

@@ -26,7 +26,7 @@ from nvflare.app_common.abstract.fl_model import FLModel, ParamsType
 from nvflare.app_common.app_constant import AppConstants
 from nvflare.app_common.app_event_type import AppEventType
 
-from fedqueue import Client, InvalidArgument
+from fedqueue import Client, InvalidArgument, Rejected
 from fedqueue.nvflare import HubAnalyticsReceiver, HubModelAggregator, HubReporter
 from fedqueue.nvflare.aggregator import ResultRefused
 
@@ -182,6 +182,34 @@ def test_scatter_and_gathers_way_to_call_it(tmp_path: Path, model: str, hub: Cli
     assert made["DXO"]["data"]["w"].tolist() == [2.0] * 3
     aggregator.reset(context())
     assert hub.get_model(model).updates["COMPLETE"] == 2
+
+
+def test_scatter_and_gathers_late_results_count_in_no_other_round(
+    aggregator: HubModelAggregator, hub: Client, model: str
+) -> None:
+    """It hands them over as if they were the present round's: what they were trained from says otherwise."""
+    late = shareable({"w": [100, 100, 100], "b": [1]})
+    late.set_cookie_jar({AppConstants.CONTRIBUTION_ROUND: 0})
+    now = shareable({"w": [3, 3, 3], "b": [1]})
+    now.set_cookie_jar({AppConstants.CONTRIBUTION_ROUND: 1})
+    assert not aggregator.accept(late, context("site-1", {AppConstants.CURRENT_ROUND: 1}))
+    assert aggregator.accept(now, context("site-2", {AppConstants.CURRENT_ROUND: 1}))
+    assert values_of(aggregator.aggregate_model())["w"] == [3.0] * 3
+    assert hub.get_model(model).updates["COMPLETE"] == 1
+
+
+def test_a_result_that_the_hub_could_not_judge_is_left_out_of_no_round(
+    aggregator: HubModelAggregator, hub: Client, model: str
+) -> None:
+    """FLARE goes on when a result is not accepted, and the round would lack a site that did nothing wrong."""
+    aggregator.accept_model(result("site-1", {"w": [1, 1, 1], "b": [1]}))
+    hub.stop_model(model)
+    with pytest.raises(Rejected, match="STOPPED"):
+        aggregator.accept_model(result("site-2", {"w": [3, 3, 3], "b": [1]}))
+    with pytest.raises(Rejected, match="STOPPED"):
+        aggregator.aggregate_model()
+    aggregator.reset_stats()
+    assert hub.get_model(model).aggregates == 0
 
 
 def test_a_controller_with_a_model_of_its_own_does_not_go_on(aggregator: HubModelAggregator, model: str) -> None:
