@@ -25,7 +25,11 @@ class Reply:
     arrays: ArrayRecord
     num_examples: float
     numbers: Mapping[str, float]  # its metrics that are single finite numbers, without the weight
-    digest: str  # of the arrays, over names, order, dtypes, shapes and bytes: Flower's own
+
+    @property
+    def digest(self) -> str:
+        """Of the arrays, over names, order, dtypes, shapes and bytes: Flower's own."""
+        return str(self.arrays.object_id)
 
     @property
     def num_bytes(self) -> int:
@@ -59,4 +63,4 @@ def read_reply(reply: Message, participant: str, weight_key: str) -> Reply:
         raise UnreadableReply(f"the reply's metrics name no {weight_key!r}")
     if isinstance(weight, list) or not math.isfinite(weight) or weight <= 0:
         raise UnreadableReply(f"{weight_key} must be finite and above 0, not {weight}")
-    return Reply(participant, arrays[0], float(weight), numbers_of(said), arrays[0].object_id)
+    return Reply(participant, arrays[0], float(weight), numbers_of(said))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from logging import ERROR, INFO
 from typing import Unpack
 from uuid import uuid4
 
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg, Result, Strategy
 from flwr.serverapp.strategy.strategy_utils import aggregate_metricrecords
@@ -19,6 +20,7 @@ from fedqueue.bridges.rounds import ServerRounds
 from fedqueue.bridges.telling import Telling
 from fedqueue.client import Client
 from fedqueue.errors import FedqueueError, InvalidArgument
+from fedqueue.flower.arrivals import ArrivalGrid
 from fedqueue.flower.replies import Reply, UnreadableReply, identity_of, numbers_of, read_reply
 from fedqueue.model_calls import FetchedModel
 
@@ -27,7 +29,7 @@ _AT_ONCE = 4
 
 
 class HubStrategy(Strategy):
-    """Another strategy's choice of clients, the hub's aggregation.
+    """Another strategy's choice of clients, the hub's aggregation. Each reply is handed to the hub as it comes.
 
     `inner` (FedAvg() if none is given) samples the clients, configures training and evaluation and combines the
     metrics; what it would make of the arrays is not asked for, unless `observe_only`: then Flower aggregates as ever,
@@ -73,6 +75,8 @@ class HubStrategy(Strategy):
         self._rounds_before = 0
         self._num_rounds = 0
         self._asked = 0
+        self._handing_in = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="fedqueue-flower")
+        self._handed_in: dict[int, tuple[Message, Future[str | None]]] = {}  # by the reply's id() in this process
 
     # --- a training -------------------------------------------------------------------------------
 
@@ -103,7 +107,7 @@ class HubStrategy(Strategy):
 
         try:
             result = super().start(
-                grid,
+                grid if self.observe_only else ArrivalGrid(grid, self._hear),
                 arrays,
                 num_rounds - before,
                 timeout,
@@ -164,6 +168,7 @@ class HubStrategy(Strategy):
         number = self._rounds_before + server_round
         messages = list(self.inner.configure_train(number, arrays, config, grid))
         self._asked = len(messages)
+        self._handed_in.clear()
         if self.observe_only:
             self._telling.event("ROUND_STARTED", number, total_rounds=self._num_rounds)
         else:
@@ -199,12 +204,13 @@ class HubStrategy(Strategy):
     def _aggregate(
         self, number: int, readable: list[tuple[Message, Reply]]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="fedqueue-flower") as pool:
-            refusals = list(pool.map(lambda each: self._submit(each[1]), readable))
-        for (_, reply), refusal in zip(readable, refusals, strict=True):
-            if refusal is not None:
+        accepted = []
+        for message, reply in readable:
+            refusal = self._hand_in(message, reply).result()
+            if refusal is None:
+                accepted.append((message, reply))
+            else:
                 self._telling.failure(number, reply.participant, f"the update was refused: {refusal}")
-        accepted = [each for each, refusal in zip(readable, refusals, strict=True) if refusal is None]
         if not accepted:
             return None, None
         newest = self._rounds.close()
@@ -212,8 +218,20 @@ class HubStrategy(Strategy):
         combine = getattr(self.inner, "train_metrics_aggr_fn", aggregate_metricrecords)
         return _record(newest, accepted[0][1].arrays), combine(contents, self._weight_key)
 
+    def _hear(self, message: Message) -> None:
+        """A reply has come: its update goes to the hub at once; what is wrong with it is told at the round's end."""
+        if message.metadata.message_type.partition(".")[0] != MessageType.TRAIN or message.has_error():
+            return
+        with suppress(UnreadableReply):
+            self._hand_in(message, self._reply(message))
+
+    def _hand_in(self, message: Message, reply: Reply) -> Future[str | None]:
+        """Once for each message: why the hub did not take its update, None if it did."""
+        if id(message) not in self._handed_in:
+            self._handed_in[id(message)] = message, self._handing_in.submit(self._submit, reply)
+        return self._handed_in[id(message)][1]
+
     def _submit(self, reply: Reply) -> str | None:
-        """Why the hub took it not; None if it did."""
         return self._rounds.submit(
             reply.participant,
             dict(reply.arrays),
@@ -223,6 +241,9 @@ class HubStrategy(Strategy):
             loss=reply.numbers.get(self._loss_key),
             metrics=reply.numbers,
         )
+
+    def _reply(self, message: Message) -> Reply:
+        return read_reply(message, self._identify(message), self._weight_key)
 
     def _read(self, number: int, replies: list[Message]) -> list[tuple[Message, Reply]]:
         """The replies of which updates can be made; the others are told as failures. Raises: InvalidArgument."""
@@ -241,7 +262,7 @@ class HubStrategy(Strategy):
                 self._telling.failure(number, participant, f"the ClientApp failed: {message.error.reason}")
                 continue
             try:
-                reply = read_reply(message, participant, self._weight_key)
+                reply = self._reply(message)
             except UnreadableReply as error:
                 self._telling.failure(number, participant, str(error))
                 continue
