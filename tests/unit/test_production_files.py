@@ -194,7 +194,8 @@ def test_the_copied_files_are_all_that_the_commands_import(workdir: Path, home: 
 def test_every_package_that_the_image_s_code_imports_is_in_the_lock_for_running(workdir: Path) -> None:
     """The development environment holds more: a package that only stands in its lock would be missing in the image."""
     origin, imported = packages_distributions(), set()
-    bridges = {workdir / "fedqueue" / name for name in ("flower", "nvflare", "mirrors")}  # run where those are installed
+    # These run where what they are a bridge to is installed.
+    bridges = {workdir / "fedqueue" / name for name in ("flower", "nvflare", "mirrors")}
     for file in workdir.rglob("*.py"):
         if bridges & set(file.parents):
             continue
