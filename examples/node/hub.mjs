@@ -61,6 +61,17 @@ export class Hub {
     throw new NoAnswer(`${task}: no answer within ${seconds} s (${trouble})`);
   }
 
+  /** The newest model, as soon as its number is at least this one: 0 before anything was aggregated. */
+  async latest(modelId, number, seconds = 30) {
+    const until = Date.now() + seconds * 1000;
+    for (;;) {
+      const latest = await this.ask("fedqueue.models.latest", { model_id: modelId, include_data: true }, seconds);
+      if (latest.number >= number) return latest;
+      if (Date.now() >= until) throw new Error(`model ${modelId} has no aggregate ${number} within ${seconds} s`);
+      await rest(100);
+    }
+  }
+
   async close() {
     for (const line of new Set([this.line, this.answers])) await line.close();
   }

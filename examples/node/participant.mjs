@@ -4,12 +4,8 @@
 //   FEDQUEUE_BROKER_URL=redis://… node participant.mjs --values 1,2,4 --num-examples 10
 
 import { randomUUID } from "node:crypto";
-import { readFileSync } from "node:fs";
-import { join } from "node:path";
-import { setTimeout as rest } from "node:timers/promises";
 import { parseArgs } from "node:util";
-import { Hub } from "./hub.mjs";
-import { Signer } from "./signing.mjs";
+import { openHub } from "./endpoint.mjs";
 import { putBlob, safetensors } from "./store.mjs";
 
 const { values: given } = parseArgs({
@@ -27,35 +23,10 @@ const { values: given } = parseArgs({
   },
 });
 
-/** Where the hub is: the environment, else the file that `python -m worker up` has left in its home. */
-function findEndpoint() {
-  const { FEDQUEUE_BROKER_URL: brokerUrl, FEDQUEUE_RESULT_URL, FEDQUEUE_STORE_URL, FEDQUEUE_HOME } = process.env;
-  if (brokerUrl) return { brokerUrl, resultUrl: FEDQUEUE_RESULT_URL, storeUrl: FEDQUEUE_STORE_URL };
-  const left = JSON.parse(readFileSync(join(FEDQUEUE_HOME ?? ".fedqueue", "endpoint.json"), "utf8"));
-  return { brokerUrl: left.broker_url, resultUrl: left.result_url, storeUrl: left.store_url };
-}
-
-function findSigner() {
-  const names = ["KEY", "CERTIFICATE", "TRUSTED_CERTIFICATES"];
-  const files = names.map((name) => process.env[`FEDQUEUE_SIGNING_${name}`]);
-  return files[0] ? new Signer(...files) : null;
-}
-
-async function waitForAggregate(hub, modelId, number, seconds) {
-  const until = Date.now() + seconds * 1000;
-  for (;;) {
-    const latest = await hub.ask("fedqueue.models.latest", { model_id: modelId, include_data: true }, seconds);
-    if (latest.number >= number) return latest;
-    if (Date.now() >= until) throw new Error(`model ${modelId} has no aggregate ${number} within ${seconds} s`);
-    await rest(100);
-  }
-}
-
 async function main() {
-  const { storeUrl, ...urls } = findEndpoint();
   const seconds = Number(given.timeout);
   const values = given.values.split(",").map(Number);
-  const hub = await Hub.open({ ...urls, signer: findSigner() });
+  const { hub, storeUrl } = await openHub();
   try {
     const modelId = given.model ?? randomUUID();
     if (!given.model) {
@@ -84,7 +55,7 @@ async function main() {
     const event = { event_id: given.event, model_id: modelId, log: `${given.name} has sent its update` };
     const events = await hub.ask("fedqueue.events.ingest", { events: [event] }, seconds);
 
-    const latest = await waitForAggregate(hub, modelId, Number(given.aggregate), seconds);
+    const latest = await hub.latest(modelId, Number(given.aggregate), seconds);
     const ids = { model_id: modelId, client_id: given.client, event_id: given.event };
     console.log(JSON.stringify({ ...ids, update, events, latest }));
   } finally {
