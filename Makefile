@@ -75,7 +75,7 @@ $(node_packages): examples/node/package-lock.json .peers/node/installed
 	$(npm) ci --prefix .peers/node
 	touch $@
 
-# Participants in Node.js, on a hub of their own.
+# Participants in Node.js, on a hub of their own: one is run twice and counts once, four learn handwritten digits together.
 example-node: setup $(node_packages)
 	$(bin)/python -m examples.node $(ARGS)
 

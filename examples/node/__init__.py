@@ -1,1 +1,1 @@
-"""A participant in Node.js, by nothing but docs/wire.md."""
+"""Participants in Node.js, by nothing but docs/wire.md."""

@@ -3,7 +3,7 @@
 
 import { createHash, randomUUID } from "node:crypto";
 import { existsSync } from "node:fs";
-import { link, mkdir, open, unlink, utimes } from "node:fs/promises";
+import { link, mkdir, open, readFile, unlink, utimes } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { fileURLToPath, pathToFileURL } from "node:url";
 
@@ -14,8 +14,8 @@ export async function putBlob(storeUrl, bytes) {
     // A hub begins a store. One begun here would lie where the hub's is not mounted.
     throw new Error(`no hub's store lies at ${root}: is it mounted on this machine?`);
   }
-  const digest = createHash("sha256").update(bytes).digest("hex");
-  const target = join(root, "sha256", digest.slice(0, 2), digest);
+  const digest = digestOf(bytes);
+  const target = placeOf(root, digest);
   const staged = join(root, "staging", randomUUID());
   await makeFolder(dirname(staged));
   try {
@@ -42,6 +42,14 @@ export async function putBlob(storeUrl, bytes) {
   return { data_uri: pathToFileURL(target).href, digest };
 }
 
+/** The blob's bytes, from this participant's own mount of the store: the hub may have it mounted elsewhere. */
+export async function getBlob(storeUrl, digest) {
+  const place = placeOf(fileURLToPath(storeUrl), digest);
+  const bytes = await readFile(place);
+  if (digestOf(bytes) !== digest) throw new Error(`what lies at ${place} is damaged`);
+  return bytes;
+}
+
 /** Named arrays of 32 bit floats as a safetensors file: the header's length, the header as JSON, every array's bytes. */
 export function safetensors(tensors) {
   const entries = {};
@@ -58,6 +66,27 @@ export function safetensors(tensors) {
   const length = Buffer.alloc(8);
   length.writeBigUInt64LE(BigInt(header.length));
   return Buffer.concat([length, header, ...parts]);
+}
+
+/** What `safetensors` was given. */
+export function tensorsOf(bytes) {
+  const start = 8 + Number(bytes.readBigUInt64LE());
+  const { __metadata__, ...entries } = JSON.parse(bytes.toString("utf8", 8, start));
+  const tensors = {};
+  for (const [name, { dtype, shape, data_offsets: [begin, end] }] of Object.entries(entries)) {
+    if (dtype !== "F32") throw new Error(`the tensor ${name} holds ${dtype}: F32 alone is read here`);
+    const values = Array.from({ length: (end - begin) / 4 }, (_, index) => bytes.readFloatLE(start + begin + 4 * index));
+    tensors[name] = { shape, values };
+  }
+  return tensors;
+}
+
+function digestOf(bytes) {
+  return createHash("sha256").update(bytes).digest("hex");
+}
+
+function placeOf(root, digest) {
+  return join(root, "sha256", digest.slice(0, 2), digest);
 }
 
 async function makeFolder(folder) {

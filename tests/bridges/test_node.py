@@ -5,10 +5,12 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -18,7 +20,11 @@ import pytest
 import redis
 from safetensors.numpy import load_file
 
-from examples.node.__main__ import FOLDER, Participant, find_node
+from examples.heterogeneous.devices import Device
+from examples.heterogeneous.regression import train
+from examples.node.__main__ import Participant
+from examples.node.programs import FOLDER, find_node, run_program, words_of
+from examples.node.training import outcome_of, train_digits
 from fedqueue import Client
 from fedqueue.blobs import blob_path
 from fedqueue.messages import ModelView, UpdateView
@@ -29,8 +35,14 @@ from tests.hubs import ROOT, RunningHub, environment, hub_running
 from tests.security.parties import Parties, variables_of
 from tests.security.workers import worker_of
 from tests.servers import Server
+from worker.demo.judge import Accepted
 
 pytestmark = pytest.mark.wide
+
+LAST_LINE = (
+    r"node: accuracy 0\.9\d{3} \(central 0\.9\d{3}\), 4 rounds of 4 participants, 16 updates counted once each, "
+    r"0 lost, 0 counted twice, 16 events in the feed, 16 points of their loss"
+)
 
 
 @pytest.fixture(scope="module")
@@ -298,20 +310,76 @@ def test_model_data_goes_into_a_hub_s_store_alone_and_leaves_nothing_beside_it(
     assert list((store / "staging").iterdir()) == []
 
 
-def test_the_example_says_what_came_of_it(node: str, tmp_path: Path) -> None:
+def test_its_training_is_the_regression_that_it_is_judged_beside(
+    node: str, hub: RunningHub, client: Client, tmp_path: Path
+) -> None:
+    """Of ten examples, one batch, the order does not matter: the same model comes out, in 32 bits."""
+    features, labels = np.random.default_rng(3).random((10, 4)), np.array([0, 1, 2, 0, 1, 2, 0, 1, 2, 2])
+    start = {"weight": np.zeros((4, 3), np.float32), "bias": np.array([0.5, -0.25, 0], np.float32)}
+    model = client.create_model(initial=start, requirement="require_x_clients", requirement_args={"x": 1}).model_id
+    trust = client.add_trust("lone").trust_id
+    client.set_slot("lone", trust)
+    client.set_model_trusts(model, [trust])
+    examples = tmp_path / "examples.json"
+    examples.write_text(json.dumps({"features": features.tolist(), "labels": labels.tolist()}))
+    given = {"model": model, "name": "lone", "examples": examples, "rounds": 1, "epochs": 7, "rate": 0.5}
+    run_program(node, "training.mjs", words_of(given), {"FEDQUEUE_HOME": str(hub.home)})
+
+    alone = Device(features, labels, features, labels, epochs=7)
+    wanted, _ = train({name: values.astype(np.float64) for name, values in start.items()}, alone, 0.5, [0])
+    found = client.fetch_latest(model).arrays
+    assert found.keys() == wanted.keys()
+    for name, values in wanted.items():
+        np.testing.assert_allclose(found[name], values, rtol=1e-5, atol=1e-7)
+
+
+def test_they_train_on_a_hub_that_takes_signed_messages_alone_and_a_lost_update_would_be_seen(
+    node: str, valkey_url: str, home: Path, tmp_path: Path
+) -> None:
+    parties = Parties(tmp_path / "parties")
+    site, broker = parties.party("site"), {"FEDQUEUE_BROKER_URL": valkey_url}
+    store = {"FEDQUEUE_STORE_URL": (home / "store").as_uri()}
+    with (
+        worker_of(home, broker | store | variables_of(parties.party("hub"))),
+        Client(
+            valkey_url,
+            store_url=store["FEDQUEUE_STORE_URL"],
+            timeout=60,
+            signing_key=site.key,
+            signing_certificate=site.certificate,
+            trusted_certificates=site.trusted,
+        ) as client,
+    ):
+        variables = broker | store | variables_of(site)
+        trained = train_digits(client, lambda words: run_program(node, "training.mjs", words, variables), tmp_path)
+    line, problems = outcome_of(trained, home / "fedqueue.db")
+    assert problems == []
+    assert re.fullmatch(LAST_LINE, line)
+    accepted = [*trained.accepted, Accepted(uuid4(), 10)]
+    line, problems = outcome_of(replace(trained, accepted=accepted, events=15), home / "fedqueue.db")
+    assert "16 updates counted once each, 1 lost, 0 counted twice, 15 events in the feed" in line
+    assert len(problems) == 2
+
+
+@pytest.mark.parametrize("broker", ["redis", "rabbitmq"])
+def test_the_example_says_what_came_of_it(
+    node: str, tmp_path: Path, broker: str, request: pytest.FixtureRequest
+) -> None:
+    chosen = {"FEDQUEUE_BROKER_URL": request.getfixturevalue("rabbitmq").url} if broker == "rabbitmq" else {}
     done = subprocess.run(
         [sys.executable, "-m", "examples.node", "--node", node],
         cwd=ROOT,
-        env=environment(tmp_path),
+        env=environment(tmp_path, **chosen),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=200,
     )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == [
+    assert done.returncode == 0, done.stdout + done.stderr
+    *before, last = done.stdout.splitlines()
+    assert before == [
         "north: update 1",
         "north: update 1 again",
         "south: update 2",
-        "node: 3 runs of 2 participants, 2 updates counted once each, aggregate 1: [4.0, 2.0, 3.25], "
-        "2 events in the feed",
+        "3 runs of 2 participants: 2 updates counted once each, aggregate 1: [4.0, 2.0, 3.25], 2 events in the feed",
     ]
+    assert re.fullmatch(LAST_LINE, last)
