@@ -70,7 +70,6 @@ def round_seconds(flower: Flower, kind: str, rounds: int) -> list[float]:
     training = flower.start(
         model_id=str(uuid.uuid4()),
         num_server_rounds=rounds + 1,
-        local_epochs=1,
         hidden_units=HIDDEN_UNITS,
         bridge=kind,
         out=str(out),
