@@ -141,8 +141,20 @@ SWITCHES: Final = (
     Switch(
         "lease.renewed_by_work",
         "a round longer than the lease is overtaken again and again, and never posted",
-        (Edit("tasks/domain/combining.py", "lease_seconds / 3:", "lease_seconds * 3:"),),
+        (Edit("tasks/domain/leases.py", "lease_seconds / 3:", "lease_seconds * 3:"),),
         (f"{_DOMAIN}::test_the_lease_is_renewed_every_third_of_it",),
+    ),
+    Switch(
+        "lease.renewed_while_storing",
+        "a round whose bytes take longer to store than the lease lasts is overtaken again and again, and never posted",
+        (Edit("tasks/domain/leases.py", "        self._is_storing = True\n", ""),),
+        (f"{_DOMAIN}::test_a_claim_is_kept_while_the_store_takes_long_and_only_then",),
+    ),
+    Switch(
+        "lease.left_alone_while_computing",
+        "a round that hangs keeps its model for as long as its process lives",
+        (Edit("tasks/domain/leases.py", "if not self._is_storing:", "if False:"),),
+        (f"{_DOMAIN}::test_a_claim_is_kept_while_the_store_takes_long_and_only_then",),
     ),
     Switch(
         "claim.registers_for_nobody_else",

@@ -327,7 +327,7 @@ def test_a_claim_is_kept_while_the_store_takes_long_and_only_then(bench: Any) ->
 
 
 def _wait_until(holds: Callable[[], bool]) -> None:
-    until = time.monotonic() + 20
+    until = time.monotonic() + 8
     while not holds():
         assert time.monotonic() < until
         time.sleep(0.01)
