@@ -108,6 +108,9 @@ def flower_running(programs: Path, folder: Path, home: Path, clients: int) -> It
         "FLWR_HOME": str(folder),
         "FLWR_TELEMETRY_ENABLED": "0",
         "FLWR_DISABLE_UPDATE_CHECK": "1",
+        # The simulation starts Ray, by forks, while the ServerApp evaluates the initial model in another thread. A fork
+        # beside a product that OpenBLAS does in several threads hangs for ever, and the run is given up a minute later.
+        "OPENBLAS_NUM_THREADS": "1",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         "PYTHONPATH": str(packages),
         "FEDQUEUE_HOME": str(home),
