@@ -38,6 +38,7 @@ class Participants(Grid):
         self.answers: dict[int, Answer] = {}
         self.rounds: list[int] = []  # of each training that was asked for
         self.copies = 1
+        self._at_work: dict[str, Message] = {}
 
     def set_run(self, run: Any) -> None:
         raise NotImplementedError
@@ -49,26 +50,31 @@ class Participants(Grid):
     def create_message(self, *_: Any, **__: Any) -> Message:
         raise NotImplementedError
 
-    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        raise NotImplementedError
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        sent = {str(uuid.uuid4()): message for message in messages}
+        for message_id, message in sent.items():
+            message.metadata.__dict__["_message_id"] = message_id  # as Flower's own grids do
+            if message.metadata.message_type == "train":
+                self.rounds.append(int(message.content["config"]["server-round"]))
+        self._at_work |= sent
+        return list(sent)
 
-    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        raise NotImplementedError
+    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+        """One node's answer at a time, in the nodes' order, so often as this network repeats itself."""
+        asked = set(message_ids) & self._at_work.keys()
+        if not asked:
+            return []
+        message = self._at_work.pop(min(asked, key=lambda sent: self._at_work[sent].metadata.dst_node_id))
+        index = message.metadata.dst_node_id - self.first_node
+        answer = self.answers.get(index, train if message.metadata.message_type == "train" else evaluate)
+        return [answer(index, message)] * self.copies
 
     def get_node_ids(self) -> list[int]:
         return [self.first_node + index for index in range(self.count)]
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
-        """Every message's answer, so often as this network repeats itself."""
-        replies = []
-        for message in messages:
-            if message.metadata.message_type == "train":
-                self.rounds.append(int(message.content["config"]["server-round"]))
-            index = message.metadata.dst_node_id - self.first_node
-            answer = self.answers.get(index, train if message.metadata.message_type == "train" else evaluate)
-            reply = answer(index, message)
-            replies += [reply] * self.copies
-        return replies
+        sent = self.push_messages(messages)
+        return [reply for _ in sent for reply in self.pull_messages(sent)]
 
 
 def reply_with(message: Message, arrays: dict[str, Any] | None, **metrics: Any) -> Message:
@@ -176,6 +182,24 @@ def test_an_optimizer_s_state_is_the_hub_s(hub: Client, model: uuid.UUID) -> Non
     theirs = FedYogi(**params).start(Participants(3), record(_START), num_rounds=2)
     for name in _START:
         assert result.arrays[name].numpy() == pytest.approx(theirs.arrays[name].numpy(), rel=1e-4)
+
+
+def test_a_reply_is_with_the_hub_while_others_are_at_work(hub: Client, model: uuid.UUID) -> None:
+    grid, seen = Participants(3), []
+
+    def last(index: int, message: Message) -> Message:
+        if message.metadata.message_type != "train":
+            return evaluate(index, message)
+        until = time.monotonic() + 20
+        while hub.get_model(model).updates.get("PENDING", 0) < 2 and time.monotonic() < until:
+            time.sleep(0.05)
+        seen.append(hub.get_model(model).updates["PENDING"])
+        return train(index, message)
+
+    grid.answers[2] = last
+    HubStrategy(FedAvg(), model_id=model, hub=hub).start(grid, record(_START), num_rounds=2)
+    assert seen == [2, 2]
+    assert hub.get_model(model).updates["COMPLETE"] == 6
 
 
 def test_what_comes_twice_counts_once(hub: Client, model: uuid.UUID) -> None:
