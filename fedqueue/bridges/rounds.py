@@ -54,6 +54,7 @@ class ServerRounds:
         self._policy: dict[str, Any] = {"furthest_base_agg": 1, **(policy or {})}
         self._timeout = timeout
         self._base: LatestView | None = None
+        self._newest: LatestView | None = None  # as far as this server knows
         self._registered: set[UUID] = set()
         own = {"max_rounds", "requirement", "requirement_args", "initial"} & self._policy.keys()
         if own:
@@ -92,7 +93,9 @@ class ServerRounds:
             if model.requirement is None:
                 # The round was complete when the server before this one ended: the hub is about to post it, if it can.
                 self._wait(after=model.aggregates)
-        return self._hub.fetch_latest(self._model_id)
+        fetched = self._hub.fetch_latest(self._model_id)
+        self._newest = fetched.latest
+        return fetched
 
     def _check_aggregation(self, model: ModelView) -> None:
         asked = {"aggregator": self._policy.get("aggregator", model.aggregator)}
@@ -152,8 +155,10 @@ class ServerRounds:
 
     def open(self) -> LatestView:
         """A round begins: the hub waits, and what it has now is what the participants train from."""
-        self._hub.edit_model(self._model_id, user_id=self._made_by, timeout=self._timeout, **_CLOSED)
-        self._base = self._hub.latest(self._model_id, timeout=self._timeout)
+        model = self._hub.edit_model(self._model_id, user_id=self._made_by, timeout=self._timeout, **_CLOSED)
+        if self._newest is None or self._newest.number != model.aggregates:
+            self._newest = self._hub.latest(self._model_id, timeout=self._timeout)
+        self._base = self._newest
         return self._base
 
     def submit(
@@ -217,4 +222,6 @@ class ServerRounds:
                 f"the hub's last word: {refusals[-1] if refusals else 'none'}",
                 self._base.number,
             )
-        return self._hub.fetch_latest(self._model_id, timeout=self._timeout)
+        fetched = self._hub.fetch_latest(self._model_id, timeout=self._timeout)
+        self._newest = fetched.latest
+        return fetched

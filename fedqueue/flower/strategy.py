@@ -173,7 +173,6 @@ class HubStrategy(Strategy):
             self._telling.event("ROUND_STARTED", number, total_rounds=self._num_rounds)
         else:
             self._rounds.open()
-        self._telling.send()
         return messages
 
     def aggregate_train(
@@ -188,7 +187,6 @@ class HubStrategy(Strategy):
         else:
             arrays, metrics = self._aggregate(number, readable)
         self._telling.metrics("train", number, numbers_of(metrics))
-        self._telling.send()
         return arrays, metrics
 
     def _observe(
@@ -299,7 +297,6 @@ class HubStrategy(Strategy):
                 self._telling.metrics("evaluate", number, numbers_of(metrics), participant)
         combined = self.inner.aggregate_evaluate(number, given)
         self._telling.metrics("evaluate", number, numbers_of(combined))
-        self._telling.send()
         return combined
 
 
