@@ -32,7 +32,7 @@ imports: setup
 	$(bin)/lint-imports --no-logo
 
 unit: setup
-	$(bin)/python -m pytest -m "not wide" --numprocesses 3 --dist loadfile $(ARGS)
+	$(bin)/python -m pytest -m "not wide" --numprocesses 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # Node.js comes in a wheel: nothing is installed outside this folder. Packages come from wherever npm is told to look.
 node_packages := examples/node/node_modules/.package-lock.json
