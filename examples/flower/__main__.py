@@ -23,6 +23,7 @@ from fedqueue import Client, Rejected
 from worker.supervisor import Supervisor
 
 _SECONDS = 600.0
+_NOISE = 0.03  # of the final accuracy: updates are added up in the order in which they come
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -64,6 +65,8 @@ def _train(given: argparse.Namespace, folder: Path) -> str:
         _wait_until("round in the middle", lambda: _is_amid(client, model, amid))
         training.kill_server_app()
         accuracy = _run(flower, model, **config)
+        if abs(accuracy - undisturbed) > _NOISE:
+            raise FlowerFailed(f"accuracy {accuracy:.4f} after the kill, {undisturbed:.4f} undisturbed")
         return (
             f"{_facts(client, model, given)}, ServerApp killed in round {amid + 1}, accuracy {accuracy:.4f} "
             f"(undisturbed {undisturbed:.4f})"
@@ -90,6 +93,8 @@ def _facts(client: Client, model: UUID, given: argparse.Namespace) -> str:
     counted = view.updates.get("COMPLETE", 0)
     if given.observe_only:
         return f"flower: observed {given.rounds} rounds of {given.clients} participants, {view.status}"
+    if (view.aggregates, counted) != (given.rounds, given.rounds * given.clients):
+        raise FlowerFailed(f"{view.aggregates} of {given.rounds} rounds, {counted} updates: not each was counted once")
     return f"flower: {view.aggregates} rounds, {counted} updates counted once each, {view.status}"
 
 

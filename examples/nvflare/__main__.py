@@ -29,6 +29,7 @@ from worker.supervisor import Supervisor
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 _SECONDS: Final = 600.0
+_NOISE: Final = 0.03  # of the final accuracy: updates are added up in the order in which they come
 
 
 class JobFailed(Exception):
@@ -63,7 +64,7 @@ def _train(given: argparse.Namespace, folder: Path) -> str:
         model = uuid.uuid4()
         if not given.kill:
             _end(*_submit(given, folder, model))
-            return f"{_facts(client, model)}, accuracy {_accuracy(client, model):.4f}"
+            return f"{_facts(client, model, given)}, accuracy {_accuracy(client, model):.4f}"
         undisturbed = uuid.uuid4()
         _end(*_submit(given, folder, undisturbed))
         process, log = _submit(given, folder, model)
@@ -72,10 +73,11 @@ def _train(given: argparse.Namespace, folder: Path) -> str:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         _end(*_submit(given, folder, model))
-        return (
-            f"{_facts(client, model)}, killed in round {amid + 1}, accuracy {_accuracy(client, model):.4f} "
-            f"(undisturbed {_accuracy(client, undisturbed):.4f})"
-        )
+        judged, wanted = _accuracy(client, model), _accuracy(client, undisturbed)
+        if abs(judged - wanted) > _NOISE:
+            raise JobFailed(f"accuracy {judged:.4f} after the kill, {wanted:.4f} undisturbed")
+        facts = _facts(client, model, given)
+        return f"{facts}, killed in round {amid + 1}, accuracy {judged:.4f} (undisturbed {wanted:.4f})"
 
 
 def _submit(given: argparse.Namespace, folder: Path, model: UUID) -> tuple[subprocess.Popen[bytes], Path]:
@@ -129,9 +131,11 @@ def _is_amid(client: Client, model: UUID, number: int) -> bool:
         return False  # not created yet
 
 
-def _facts(client: Client, model: UUID) -> str:
+def _facts(client: Client, model: UUID, given: argparse.Namespace) -> str:
     view = client.get_model(model)
     counted = view.updates.get("COMPLETE", 0)
+    if (view.aggregates, counted) != (given.rounds, given.rounds * given.sites):
+        raise JobFailed(f"{view.aggregates} of {given.rounds} rounds, {counted} updates: not each was counted once")
     return f"nvflare: {view.aggregates} rounds, {counted} updates counted once each, {view.status}"
 
 

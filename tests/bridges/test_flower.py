@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,22 +29,3 @@ def home(tmp_path: Path) -> Iterator[Path]:
 
 def test_a_strategy_does_in_flowers_environment_what_it_promises(home: Path, tmp_path: Path) -> None:
     run_tests_there(PROGRAMS / "python", "flower_side.py", home, tmp_path, FLWR_TELEMETRY_ENABLED="0")
-
-
-def test_the_example_goes_on_after_its_server_was_killed() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "examples.flower", "--kill", "--rounds", "4"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stderr
-    last = done.stdout.splitlines()[-1]
-    found = re.fullmatch(
-        r"flower: 4 rounds, 40 updates counted once each, RESULTS_UPLOADED, ServerApp killed in round 3, "
-        r"accuracy (\S+) \(undisturbed (\S+)\)",
-        last,
-    )
-    assert found, last
-    assert float(found[1]) == pytest.approx(float(found[2]), abs=0.03)

@@ -6,6 +6,7 @@ import base64
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -76,6 +77,7 @@ def start(node: str, variables: Mapping[str, str], *arguments: str) -> subproces
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,  # `node` may be a program that runs the real one
     )
 
 
@@ -235,7 +237,7 @@ def test_what_it_signs_says_which_call_it_is_of(node: str, valkey_url: str, tmp_
     with redis.Redis.from_url(valkey_url) as broker:
         until(lambda: broker.llen(CONTROL_QUEUE))
         envelope = json.loads(broker.lindex(CONTROL_QUEUE, 0) or "")
-    process.kill()
+    os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     headers = envelope["headers"]
     _arguments, _named, embedded = Signer(files).open(base64.b64decode(envelope["body"]))
