@@ -1,8 +1,8 @@
 """The rounds of an FL server that asks, collects and decides itself, and leaves the aggregating to a hub.
 
-While the server collects, the model's requirement can't be met. When the server says that a round's updates are in,
-the requirement is lifted: the hub runs the round over what is there. What the server knows dies with it, the hub's
-aggregates do not: a server that is started anew goes on at the round it was in.
+While the server collects, the model's next aggregate is not released. When the server says that a round's updates are
+in, it is: the hub runs the round over what is there. What the server knows dies with it, the hub's aggregates do not: a
+server that is started anew goes on at the round it was in.
 """
 
 from __future__ import annotations
@@ -20,10 +20,8 @@ from fedqueue.messages import LatestView, ModelView
 from fedqueue.model_calls import FetchedModel
 from fedqueue.payload import ModelData
 
-# More clients than there are: while a round's updates come in, the hub waits for the server's word.
-_CLOSED: Mapping[str, Any] = {"requirement": "require_x_clients", "requirement_args": {"x": 1_000_000}}
-_LIFTED: Mapping[str, Any] = {"requirement": None, "requirement_args": None}
-
+# The requirement of a model whose aggregates are made up to a number that its server gives.
+_RELEASED: Final = "released"
 # No round can follow in such a run; a server that goes on begins a new one.
 _OVER: Final = ("ERROR", "RESULTS_UPLOADED", "RESULTS_UPLOAD_FAILED")
 # Updates of which a round may still be made.
@@ -55,6 +53,7 @@ class ServerRounds:
         self._timeout = timeout
         self._base: LatestView | None = None
         self._newest: LatestView | None = None  # as far as this server knows
+        self._released: int | None = None  # likewise; None: it is not known
         self._registered: set[UUID] = set()
         own = {"max_rounds", "requirement", "requirement_args", "initial"} & self._policy.keys()
         if own:
@@ -85,12 +84,15 @@ class ServerRounds:
         """
         model = self._find()
         if model is None:
-            model = self._create(initial=initial(), max_rounds=num_rounds, **_CLOSED)
+            model = self._create(
+                initial=initial(), max_rounds=num_rounds, requirement=_RELEASED, requirement_args={"number": 0}
+            )
         else:
             self._check_aggregation(model)
         if num_rounds is None or model.aggregates < num_rounds:
             self._go_on(model, num_rounds)
-            if model.requirement is None:
+            self._released = _released_by(model)
+            if self._released is not None and self._released > model.aggregates:
                 # The round was complete when the server before this one ended: the hub is about to post it, if it can.
                 self._wait(after=model.aggregates)
         fetched = self._hub.fetch_latest(self._model_id)
@@ -150,16 +152,31 @@ class ServerRounds:
                         f"model {self._model_id} posted no aggregate above {after} within {self._timeout:g} s{why}",
                         after,
                     ) from late
+                if self._released is not None and _released_by(model) != self._released:
+                    # An older word has come after this server's, as by a message that was delivered twice.
+                    self._release(self._released)
             else:
                 return True
 
     def open(self) -> LatestView:
         """A round begins: the hub waits, and what it has now is what the participants train from."""
-        model = self._hub.edit_model(self._model_id, user_id=self._made_by, timeout=self._timeout, **_CLOSED)
-        if self._newest is None or self._newest.number != model.aggregates:
+        if self._newest is None:
             self._newest = self._hub.latest(self._model_id, timeout=self._timeout)
         self._base = self._newest
+        if self._released != self._base.number:
+            self._release(self._base.number)
         return self._base
+
+    def _release(self, number: int) -> None:
+        """Let the hub make aggregates up to that number, and no more."""
+        self._hub.edit_model(
+            self._model_id,
+            user_id=self._made_by,
+            timeout=self._timeout,
+            requirement=_RELEASED,
+            requirement_args={"number": number},
+        )
+        self._released = number
 
     def submit(
         self,
@@ -201,6 +218,8 @@ class ServerRounds:
                 patience=self._timeout,
             )
         except (UpdateRejected, InvalidArgument) as refusal:
+            # The hub may have gone on without this server's knowing, as by the last word of the one before it.
+            self._newest = None
             return str(refusal)
         except Rejected as refusal:
             # The same arrays, handed over before a restart with other numbers beside them, such as the time they took.
@@ -214,7 +233,7 @@ class ServerRounds:
         Raises: RoundNotPosted (in time; or at once, saying why, when the hub has set all of them aside), Unanswered.
         """
         assert self._base is not None, "a round is opened before it is closed"
-        self._hub.edit_model(self._model_id, user_id=self._made_by, timeout=self._timeout, **_LIFTED)
+        self._release(self._base.number + 1)
         if not self._wait(after=self._base.number):
             refusals = [line.text for line in self._hub.iter_logs(self._model_id) if not line.success]
             raise RoundNotPosted(
@@ -225,3 +244,8 @@ class ServerRounds:
         fetched = self._hub.fetch_latest(self._model_id, timeout=self._timeout)
         self._newest = fetched.latest
         return fetched
+
+
+def _released_by(model: ModelView) -> int | None:
+    """Up to which aggregate the model is released; None if that is not what its rounds wait for."""
+    return model.requirement_args["number"] if model.requirement == _RELEASED and model.requirement_args else None

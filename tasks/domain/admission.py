@@ -30,10 +30,13 @@ def check_room(hub: Hub, model: FederatedModel, client: Client | None) -> None:
         _find_room(hub, model, client, 1)
 
 
-def take_room(hub: Hub, model: FederatedModel, client: Client | None, size: int) -> None:
-    """Count an update of that size as submitted; `model` must be locked. Raises: LimitExceeded."""
+def take_room(hub: Hub, model: FederatedModel, client: Client | None, size: int) -> int | None:
+    """Count an update of that size as submitted: how many the model has open with it, None where nothing is limited.
+
+    `model` must be locked. Raises: LimitExceeded.
+    """
     if not _are_any(hub):
-        return
+        return None
     load = _find_room(hub, model, client, size)
     settings = hub.settings
     hub.metadata.register_submission(
@@ -42,6 +45,7 @@ def take_room(hub: Hub, model: FederatedModel, client: Client | None, size: int)
         model_spent_until=_spend(load.model_spent_until, load.now, settings.model_submissions_per_minute),
         sender_spent_until=_spend(load.sender_spent_until, load.now, settings.client_submissions_per_minute),
     )
+    return load.model_updates + 1
 
 
 def _are_any(hub: Hub) -> bool:

@@ -19,8 +19,9 @@ from connectors.records import (
     UpdateStatus,
     is_eligible,
 )
-from tasks.aggregation import AggregationError, check_params, fewest_updates, find_aggregator
+from tasks.aggregation import AggregationError, check_params, find_aggregator
 from tasks.domain.buffers import buffer_size_of
+from tasks.domain.due import fewest_for
 from tasks.domain.errors import InvalidPolicy
 from tasks.domain.lifecycle import advance
 from tasks.domain.notifications import tell_quarantined
@@ -126,7 +127,7 @@ def _choose(
         name, arguments, counted = "require_x_updates", {"x": buffer_size}, counted[:buffer_size]
     clients = hub.metadata.pull_model_clients(model)
     registered = frozenset(client.id for client in clients)
-    verdict = judge(name, arguments, Facts(counted, registered, now))
+    verdict = judge(name, arguments, Facts(counted, registered, now, model.head))
     if not verdict.is_met:
         return NotBegun("waiting", f"{name or 'any update'}: {verdict}")
     references = _find_references(model, counted, clients)
@@ -150,14 +151,6 @@ def _fault_of(model: FederatedModel) -> str | None:
     except InvalidPolicy as refused:
         return f"{refused.field}: {refused.reason}"
     return None
-
-
-def fewest_for(model: FederatedModel) -> int:
-    """How many updates the model's aggregator takes at least."""
-    try:
-        return fewest_updates(model.aggregator, model.aggregator_params)
-    except AggregationError:
-        return 1  # the round fails by it, where failures are counted and told
 
 
 def _find_references(

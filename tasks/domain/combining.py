@@ -18,7 +18,8 @@ from tasks.aggregation import (
     find_aggregator,
     state_tensors,
 )
-from tasks.domain.claiming import Begun, fewest_for
+from tasks.domain.claiming import Begun
+from tasks.domain.due import fewest_for
 from tasks.domain.leases import LeaseKeeper
 from tasks.domain.recipes import Cooked, Ingredient, Recipe
 from tasks.hub import Hub

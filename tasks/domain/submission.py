@@ -28,6 +28,7 @@ from connectors.records import (
 )
 from fedqueue.messages import SubmitModelUpdate
 from tasks.domain.admission import check_room, take_room
+from tasks.domain.due import may_be_due
 from tasks.domain.errors import LimitExceeded, ModelIsOver, SubmissionReused, UnknownAggregate
 from tasks.domain.models import find_model, lock_model
 from tasks.domain.notifications import tell_quarantined
@@ -43,10 +44,11 @@ _MOST_EXAMPLES = 1e15
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """What became of one."""
+    """What became of one, and whether it may have made a round due."""
 
     update: ModelUpdate
     repeated: bool
+    may_be_due: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +77,7 @@ def submit_update(hub: Hub, message: SubmitModelUpdate, row_id: int | None = Non
     try:
         check_room(hub, model, client)
         intake = _take_in(hub, model, client, message)
-        return Submission(hub.metadata.transact(lambda _: _insert(hub, message, payload_digest, intake, row_id)), False)
+        return hub.metadata.transact(lambda _: _insert(hub, message, payload_digest, intake, row_id))
     except AlreadyExists:  # the same submission, at the same moment, in another worker
         repeated = _answered_before(hub, message, payload_digest)
         assert repeated is not None
@@ -110,13 +112,13 @@ def _check_open(model: FederatedModel) -> None:
 
 def _insert(
     hub: Hub, message: SubmitModelUpdate, payload_digest: str, intake: _Intake, row_id: int | None
-) -> ModelUpdate:
+) -> Submission:
     """Write the update down, judged by the model as it stands now, under its lock."""
     metadata = hub.metadata
     model = lock_model(hub, message.model_id)
     _check_open(model)
     client = metadata.pull_client(message.client_id, model)
-    take_room(hub, model, client, 0 if intake.blob is None else intake.blob.size_bytes)
+    open_updates = take_room(hub, model, client, 0 if intake.blob is None else intake.blob.size_bytes)
     base_number = None
     if message.base_aggregate is not None:
         base = metadata.pull_model_aggregate(message.base_aggregate)
@@ -159,7 +161,7 @@ def _insert(
         trust_id = None if client is None else client.trust_id
         metadata.add_logs([update_quarantined(model, update, code, reason or "", trust_id=trust_id)])
         tell_quarantined(hub, model, update, code, reason or "")
-    return update
+    return Submission(update, repeated=False, may_be_due=open_updates is None or may_be_due(model, open_updates))
 
 
 def _add(hub: Hub, update: ModelUpdate, row_id: int | None) -> ModelUpdate:

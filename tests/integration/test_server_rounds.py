@@ -146,6 +146,39 @@ def test_a_round_of_which_the_hub_sets_everything_aside_ends_at_once_and_says_wh
     assert again.close().number == 1
 
 
+def test_an_older_word_that_comes_late_stops_no_round(hub: Client, model: UUID) -> None:
+    """A message of an earlier round, delivered again after its worker was killed, takes the newest release back."""
+    rounds = begun(hub, model, timeout=30)
+    rounds.open()
+    hand_in(rounds, "north", 1)
+    hub.pause_model(model)
+    with ThreadPoolExecutor(1) as server:
+        closing = server.submit(rounds.close)
+        while hub.get_model(model).requirement_args != {"number": 1}:
+            time.sleep(0.05)
+        hub.edit_model(model, requirement="released", requirement_args={"number": 0})
+        hub.resume_model(model)
+        assert closing.result(30).number == 1
+
+
+def test_a_round_in_which_everything_came_too_late_is_followed_by_one_that_knows_the_newest(
+    hub: Client, model: UUID
+) -> None:
+    """The hub went on by the word of the server before, which was under way when that one was killed."""
+    rounds = begun(hub, model)
+    rounds.open()
+    before = begun(hub, model)
+    before.open()
+    hand_in(before, "north", 1)
+    before.close()
+    refusal = hand_in(rounds, "south", 2)
+    assert refusal is not None
+    assert "STALE" in refusal
+    assert rounds.open().number == 1
+    assert hand_in(rounds, "south", 2) is None
+    assert rounds.close().number == 2
+
+
 @pytest.mark.slow
 def test_a_hub_that_is_away_in_the_middle_of_a_round_is_waited_for(tmp_path: Path) -> None:
     """Longer than the client waits for any answer by itself."""

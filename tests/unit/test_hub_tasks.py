@@ -10,7 +10,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from celery import Celery
+from celery import Celery, current_app
 from celery.exceptions import Reject, Retry
 from kombu.exceptions import OperationalError
 
@@ -193,6 +193,42 @@ def test_a_round_that_a_poll_sent_for_says_how_many_updates_it_waits_for(bench: 
     answer = _call(rounds.aggregate, message)["value"]
     assert answer["outcome"] == "waiting"
     assert answer["reason"] == "krum: 1 of 5 updates, the fewest it takes with its parameters"
+
+
+@pytest.mark.parametrize(
+    ("policy", "hints"),
+    [
+        ({"requirement": None}, [1, 1, 1]),
+        ({"requirement": "require_x_clients", "requirement_args": [3]}, [0, 0, 1]),
+        ({"requirement": "released", "requirement_args": [0]}, [0, 0, 0]),
+        ({"requirement": "released", "requirement_args": [1]}, [1, 1, 1]),
+        ({"requirement": None, "aggregator": "fedbuff", "aggregator_params": {"buffer_size": 2}}, [0, 1, 1]),
+        ({"requirement": None, "aggregator": "krum", "aggregator_params": {"num_byzantine": 0}}, [0, 0, 1]),
+    ],
+)
+def test_a_submission_sends_for_a_round_that_may_be_due(bench: Bench, policy: dict[str, Any], hints: list[int]) -> None:
+    """Where it can't be for certain, the look that is spared is a third of what the submission costs."""
+    model, clients = bench.model(clients=3, initial_data=[0.0], **policy)
+    sent = []
+    for client in clients:
+        bench.sent.clear()
+        message = {"submission_id": str(uuid4()), "model_id": str(model.uuid), "client_id": str(client), "data": [1.0]}
+        assert _call(updates.submit, message)["value"]["status"] == "PENDING"
+        sent.append([task for task, _, _ in bench.sent].count(rounds.aggregate.name))
+    assert sent == hints
+
+
+def test_a_hub_that_counts_no_open_updates_sends_for_every_round(bench: Bench) -> None:
+    """Without limits nobody asks how many there are, and it is not asked for this."""
+    rules = ("submissions_per_minute", "open_updates", "open_bytes")
+    unlimited = {f"{whose}_{rule}": None for whose in ("client", "model") for rule in rules}
+    bench.hub = replace(bench.hub, settings=bench.hub.settings.model_copy(update=unlimited))
+    current_app.hub = bench.hub
+    model, (client,) = bench.model(clients=1, requirement="require_x_clients", requirement_args=[3])
+    message = {"submission_id": str(uuid4()), "model_id": str(model.uuid), "client_id": str(client), "data": [1.0]}
+    bench.sent.clear()
+    _call(updates.submit, message)
+    assert [task for task, _, _ in bench.sent] == [rounds.aggregate.name]
 
 
 def test_a_hint_that_the_broker_does_not_take_is_no_failure(bench: Bench, tmp_path: Path) -> None:

@@ -9,21 +9,25 @@ from tasks.domain.requirements import counted as counted  # registers the others
 from tasks.domain.requirements.registry import (
     Facts,
     NoArguments,
+    Outlook,
     Requirement,
     Verdict,
     check_requirement,
     judge,
     known_requirements,
+    may_be_met,
     register,
 )
 
 __all__ = [
     "Facts",
     "NoArguments",
+    "Outlook",
     "Requirement",
     "Verdict",
     "check_requirement",
     "judge",
     "known_requirements",
+    "may_be_met",
     "register",
 ]

@@ -15,10 +15,12 @@ from tasks.domain.errors import InvalidPolicy
 from tasks.domain.requirements.registry import (
     Facts,
     NoArguments,
+    Outlook,
     Requirement,
     Verdict,
     check_requirement,
     judge,
+    may_be_met,
     register,
 )
 
@@ -46,6 +48,10 @@ class Clause(BaseModel):
         """Its verdict, with its name."""
         verdict = judge(self.requirement, self.args, facts)
         return Verdict(verdict.is_met, f"{self.requirement} ({verdict})")
+
+    def may_be_met(self, outlook: Outlook) -> bool:
+        """Whether it is worth while to judge."""
+        return may_be_met(self.requirement, self.args, outlook)
 
 
 class Several(NoArguments):
@@ -75,6 +81,14 @@ def _not(arguments: One, facts: Facts) -> Verdict:
     return Verdict(bool(facts.updates) and not verdict.is_met, f"not {verdict.words}")
 
 
-register(Requirement("all_of", Several, _all_of))
-register(Requirement("any_of", Several, _any_of))
+def _all_may(arguments: Several, outlook: Outlook) -> bool:
+    return all(clause.may_be_met(outlook) for clause in arguments.of)
+
+
+def _any_may(arguments: Several, outlook: Outlook) -> bool:
+    return any(clause.may_be_met(outlook) for clause in arguments.of)
+
+
+register(Requirement("all_of", Several, _all_of, _all_may))
+register(Requirement("any_of", Several, _any_of, _any_may))
 register(Requirement("not", One, _not))

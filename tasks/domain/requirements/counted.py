@@ -1,4 +1,4 @@
-"""Requirements that count: updates, clients, examples, seconds (DESIGN 7)."""
+"""Requirements that count: updates, clients, examples, seconds, aggregates (DESIGN 7)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from math import ceil, fsum
 
 from pydantic import Field
 
-from tasks.domain.requirements.registry import Facts, NoArguments, Requirement, Verdict, register
+from tasks.domain.requirements.registry import Facts, NoArguments, Outlook, Requirement, Verdict, register
 
 
 class AtLeast(NoArguments):
@@ -32,6 +32,12 @@ class Deadline(NoArguments):
 
     seconds: float = Field(gt=0)
     min_updates: int = Field(default=1, ge=1, strict=True)
+
+
+class Released(NoArguments):
+    """Aggregates up to that number."""
+
+    number: int = Field(ge=0, strict=True)
 
 
 def _at_least(have: int, needed: int, unit: str) -> Verdict:
@@ -71,9 +77,27 @@ def _deadline(arguments: Deadline, facts: Facts) -> Verdict:
     return Verdict(enough.is_met and waited >= arguments.seconds, words)
 
 
+def _released(arguments: Released, facts: Facts) -> Verdict:
+    words = f"{len(facts.updates)} of 1 updates, aggregate {facts.head + 1}, released up to {arguments.number}"
+    return Verdict(bool(facts.updates) and facts.head < arguments.number, words)
+
+
+def _at_least_x(arguments: AtLeast, outlook: Outlook) -> bool:
+    return outlook.updates >= arguments.x
+
+
+def _at_least_min_updates(arguments: Deadline, outlook: Outlook) -> bool:
+    return outlook.updates >= arguments.min_updates
+
+
+def _is_released(arguments: Released, outlook: Outlook) -> bool:
+    return outlook.head < arguments.number
+
+
 register(Requirement("all_clients", NoArguments, _all_clients))
-register(Requirement("require_x_updates", AtLeast, _require_x_updates))
-register(Requirement("require_x_clients", AtLeast, _require_x_clients))
+register(Requirement("require_x_updates", AtLeast, _require_x_updates, _at_least_x))
+register(Requirement("require_x_clients", AtLeast, _require_x_clients, _at_least_x))
 register(Requirement("require_fraction", Fraction, _require_fraction))
 register(Requirement("min_examples", Examples, _min_examples))
-register(Requirement("deadline", Deadline, _deadline))
+register(Requirement("deadline", Deadline, _deadline, _at_least_min_updates))
+register(Requirement("released", Released, _released, _is_released))

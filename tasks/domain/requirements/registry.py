@@ -20,11 +20,20 @@ class Facts:
     updates: Sequence[ModelUpdate]
     registered_clients: frozenset[int]
     now: int = 0  # milliseconds since 1970, by the clock that `not_before` was set by
+    head: int = 0  # the number of the model's newest aggregate
 
     @property
     def clients(self) -> frozenset[int]:
         """Row ids of the registered clients behind the updates."""
         return frozenset(u.client_id for u in self.updates if u.client_id is not None) & self.registered_clients
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """What is known without looking at any update: at most so many would count, and the newest aggregate's number."""
+
+    updates: int
+    head: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +53,21 @@ class NoArguments(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+def _always(_arguments: Any, _outlook: Outlook) -> bool:
+    return True
+
+
 @dataclass(frozen=True, slots=True)
 class Requirement:
-    """A predicate over the facts, with typed arguments."""
+    """A predicate over the facts, with typed arguments.
+
+    `may_be_met` spares looks in vain: it is False only where no facts of that outlook could meet the requirement.
+    """
 
     name: str
     arguments: type[NoArguments]
     judge: Callable[[Any, Facts], Verdict]
+    may_be_met: Callable[[Any, Outlook], bool] = _always
 
 
 _requirements: dict[str, Requirement] = {}
@@ -90,6 +107,16 @@ def judge(name: str | None, arguments: Mapping[str, Any] | Sequence[Any] | None,
         return Verdict(len(facts.updates) >= 1, f"{len(facts.updates)} of 1 updates")
     requirement, checked = _read(name, arguments)
     return requirement.judge(checked, facts)
+
+
+def may_be_met(name: str | None, arguments: Mapping[str, Any] | Sequence[Any] | None, outlook: Outlook) -> bool:
+    """Whether it is worth while to judge: False where the requirement is not met for certain. Raises: InvalidPolicy."""
+    if outlook.updates < 1:
+        return False
+    if not name:
+        return True
+    requirement, checked = _read(name, arguments)
+    return requirement.may_be_met(checked, outlook)
 
 
 def _read(name: str, arguments: Mapping[str, Any] | Sequence[Any] | None) -> tuple[Requirement, NoArguments]:

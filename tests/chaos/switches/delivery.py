@@ -324,7 +324,7 @@ SWITCHES: Final = (
     Switch(
         "limits.checked_under_the_lock",
         "two workers both find the last place free",
-        (Edit("tasks/domain/submission.py", "    take_room(", "    (lambda *_: None)(", "_insert"),),
+        (Edit("tasks/domain/submission.py", "= take_room(", "= (lambda *_: None)(", "_insert"),),
         (f"{_OF_ADMISSION}::test_the_last_place_is_given_once_though_two_found_it_free",),
     ),
     Switch(

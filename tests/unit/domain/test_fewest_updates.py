@@ -9,7 +9,8 @@ import pytest
 
 from connectors.records import FederatedModel, ReasonCode, UpdateStatus
 from tasks.aggregation import Aggregator, AggregatorParams, TooFewUpdates, find_aggregator, registry
-from tasks.domain.claiming import Begun, begin_round, fewest_for
+from tasks.domain.claiming import Begun, begin_round
+from tasks.domain.due import fewest_for
 from tasks.domain.rounds import run_round
 
 _DP = {"clip": 1.0, "delta": 1e-5, "adaptive_clip": True, "noise_multiplier": 0.25}

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 from uuid import uuid4
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from connectors.records import ModelUpdate
 from tasks.domain.errors import InvalidPolicy
-from tasks.domain.requirements import Facts, check_requirement, judge
+from tasks.domain.requirements import Facts, Outlook, check_requirement, judge, may_be_met
 
 
 def _facts(clients: list[int], registered: set[int], now: int = 0, ready: int = 0) -> Facts:
@@ -47,10 +50,13 @@ def _facts(clients: list[int], registered: set[int], now: int = 0, ready: int = 
         ("require_fraction", [0.01], [1], True, "1 of 1 clients"),
         ("min_examples", [30], [1, 2, 3], True, "30 of 30 examples"),
         ("min_examples", [30.5], [1, 2, 3], False, "30 of 30.5 examples"),
+        ("released", [4], [1], False, "1 of 1 updates, aggregate 5, released up to 4"),
+        ("released", {"number": 5}, [1, 2], True, "2 of 1 updates, aggregate 5, released up to 5"),
+        ("released", {"number": 5}, [], False, "0 of 1 updates, aggregate 5, released up to 5"),
     ],
 )
 def test_a_verdict(name: str | None, arguments: Any, clients: list[int], is_met: bool, words: str) -> None:
-    verdict = judge(name, arguments, _facts(clients, {1, 2, 3}))
+    verdict = judge(name, arguments, replace(_facts(clients, {1, 2, 3}), head=4))
     assert (verdict.is_met, str(verdict)) == (is_met, words)
 
 
@@ -78,6 +84,7 @@ def test_all_of_no_clients_is_not_met() -> None:
         ("require_x_updates", {"y": 3}, "requirement_args.x", "Field required"),
         ("require_x_updates", [3, 4], "requirement_args", "takes 1 arguments (x), not 2"),
         ("all_clients", [3], "requirement_args", "takes 0 arguments (none), not 1"),
+        ("released", [-1], "requirement_args.number", "greater than or equal to 0"),
         ("", [3], "requirement_args", "arguments without a requirement"),
     ],
 )
@@ -144,3 +151,71 @@ def test_a_composed_requirement_is_kept_with_its_arguments_by_name() -> None:
 
 def test_not_of_nothing_is_not_a_round() -> None:
     assert not judge("not", {"of": {"requirement": "all_clients"}}, _facts([], {1})).is_met
+
+
+_TWO = {"requirement": "require_x_updates", "args": [2]}
+_THREE = {"requirement": "require_x_clients", "args": [3]}
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "updates", "is_possible"),
+    [
+        (None, None, 0, False),
+        (None, None, 1, True),
+        ("all_clients", None, 1, True),
+        ("require_x_updates", [2], 1, False),
+        ("require_x_updates", [2], 2, True),
+        ("require_x_clients", [3], 2, False),
+        ("require_x_clients", [3], 3, True),
+        ("deadline", [1, 2], 1, False),
+        ("deadline", [1, 2], 2, True),
+        ("min_examples", [1e9], 1, True),
+        ("released", [4], 9, False),
+        ("released", [5], 1, True),
+        ("released", [5], 0, False),
+        ("all_of", {"of": [_TWO, _THREE]}, 2, False),
+        ("all_of", {"of": [_TWO, _THREE]}, 3, True),
+        ("any_of", {"of": [_TWO, _THREE]}, 1, False),
+        ("any_of", {"of": [_TWO, _THREE]}, 2, True),
+        ("not", {"of": _THREE}, 1, True),
+    ],
+)
+def test_what_can_not_be_met_for_certain(name: str | None, arguments: Any, updates: int, is_possible: bool) -> None:
+    assert may_be_met(name, arguments, Outlook(updates, head=4)) is is_possible
+
+
+_SINGLE = st.one_of(
+    st.just({"requirement": "all_clients"}),
+    st.builds(lambda x: {"requirement": "require_x_updates", "args": [x]}, st.integers(1, 4)),
+    st.builds(lambda x: {"requirement": "require_x_clients", "args": [x]}, st.integers(1, 4)),
+    st.builds(lambda x: {"requirement": "require_fraction", "args": [x]}, st.sampled_from([0.3, 0.5, 1.0])),
+    st.builds(lambda n: {"requirement": "min_examples", "args": [n]}, st.integers(1, 50)),
+    st.builds(lambda s, n: {"requirement": "deadline", "args": [s, n]}, st.integers(1, 3), st.integers(1, 4)),
+    st.builds(lambda n: {"requirement": "released", "args": [n]}, st.integers(0, 3)),
+)
+
+
+def _composed(clauses: st.SearchStrategy[dict[str, Any]]) -> st.SearchStrategy[dict[str, Any]]:
+    several = st.lists(clauses, min_size=1, max_size=3)
+    return st.one_of(
+        st.builds(
+            lambda name, of: {"requirement": name, "args": {"of": of}}, st.sampled_from(["all_of", "any_of"]), several
+        ),
+        st.builds(lambda of: {"requirement": "not", "args": {"of": of}}, clauses),
+    )
+
+
+@given(
+    requirement=st.recursive(_SINGLE, _composed, max_leaves=5),
+    clients=st.lists(st.integers(1, 4), max_size=4),
+    spare=st.integers(0, 2),
+    head=st.integers(0, 3),
+    now=st.sampled_from([0, 2_000, 9_000]),
+)
+def test_no_look_is_spared_that_would_have_found_a_round(
+    requirement: dict[str, Any], clients: list[int], spare: int, head: int, now: int
+) -> None:
+    """Whatever of the open updates would count, and however long they have waited."""
+    name, arguments = check_requirement(requirement["requirement"], requirement.get("args"))
+    if judge(name, arguments, replace(_facts(clients, {1, 2, 3}, now), head=head)).is_met:
+        assert may_be_met(name, arguments, Outlook(len(clients) + spare, head))
