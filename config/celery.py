@@ -188,7 +188,7 @@ def _schedule(settings: Settings) -> dict[str, Any]:
     sweep = {"expires": SWEEP_EXPIRES_SECONDS}
     return {
         # The default scheduler remembers its last runs in a shelve, which is pickle. Nothing here needs that.
-        "beat_scheduler": "celery.beat:Scheduler",
+        "beat_scheduler": "worker.scheduler:Scheduler",
         "beat_schedule": {
             "poll": {
                 "task": ROUNDS_POLL,

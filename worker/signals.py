@@ -50,7 +50,9 @@ def connect_signals(app: HubCelery) -> None:
         look_at_store(app.settings)
 
     def ready(sender: Any = None, **_: Any) -> None:
-        threads.append(Sweeper(app, app.settings.sweep_seconds))
+        sweeper = Sweeper(app, app.settings.sweep_seconds)
+        signals.task_received.connect(lambda request=None, **_: sweeper.received(request.name), weak=False)
+        threads.append(sweeper)
         # A solo worker's pool is its main loop: at a long task it takes nothing, and nothing limits the task's time.
         if isinstance(getattr(sender, "pool", None), prefork.TaskPool):
             watchdog = Watchdog(app, sender, app.settings.watchdog_seconds)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -52,6 +53,34 @@ def test_it_asks_for_sweeps_that_lapse_if_nobody_carries_them_out(sweeper: Sweep
     headers = sent(own_server)
     assert {header["task"] for header in headers} == {ROUNDS_POLL, MAINTENANCE_OUTBOX}
     assert all(header["expires"] for header in headers)
+
+
+def test_what_the_worker_was_just_given_is_not_asked_for(sweeper: Sweeper, own_server: Server) -> None:
+    """Beat and each worker's sweeper asked side by side: of an idle hub's work most was to answer that."""
+    stopped = threading.Event()
+
+    def hear() -> None:
+        while not stopped.wait(0.02):
+            sweeper.received(ROUNDS_POLL)
+            sweeper.received("another task")
+
+    listening = threading.Thread(target=hear)
+    listening.start()
+    sweeper.start()
+    until(lambda: len(sent(own_server)) >= 4)
+    assert {header["task"] for header in sent(own_server)} == {MAINTENANCE_OUTBOX}
+    stopped.set()
+    listening.join()
+    until(lambda: ROUNDS_POLL in {header["task"] for header in sent(own_server)})
+
+
+def test_it_asks_over_one_connection(sweeper: Sweeper, own_server: Server) -> None:
+    with redis.Redis.from_url(own_server.url) as broker:
+        sweeper.start()
+        until(lambda: broker.llen(CONTROL_QUEUE) >= 2)
+        connections = broker.info("stats")["total_connections_received"]
+        until(lambda: broker.llen(CONTROL_QUEUE) >= 8)
+        assert broker.info("stats")["total_connections_received"] == connections
 
 
 def test_it_outlives_the_broker_and_goes_on_when_that_is_back(sweeper: Sweeper, own_server: Server) -> None:

@@ -106,7 +106,7 @@ SWITCHES: Final = (
         (
             Edit(
                 _CELERY,
-                '"beat_scheduler": "celery.beat:Scheduler"',
+                '"beat_scheduler": "worker.scheduler:Scheduler"',
                 '"beat_scheduler": "celery.beat:PersistentScheduler"',
             ),
         ),
@@ -121,7 +121,7 @@ SWITCHES: Final = (
     Switch(
         "sweeper.stale_sweeps_lapse",
         "after an outage every sweep that was missed is carried out",
-        (Edit("worker/sweeper.py", "                        expires=SWEEP_EXPIRES_SECONDS,\n", ""),),
+        (Edit("worker/sweeper.py", "                    expires=SWEEP_EXPIRES_SECONDS,\n", ""),),
         ("tests/integration/test_sweeper.py::test_it_asks_for_sweeps_that_lapse_if_nobody_carries_them_out",),
         wide=True,
     ),
