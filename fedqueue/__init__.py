@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     )
     from fedqueue.event_buffer import EventBuffer
     from fedqueue.model_calls import FetchedModel
+    from fedqueue.payload import Payload
 
 __all__ = [
     "Client",
@@ -51,6 +52,7 @@ __all__ = [
     "InvalidArgument",
     "LimitExceeded",
     "NoAnswer",
+    "Payload",
     "Rejected",
     "RoundNotPosted",
     "StoreUnreachable",
@@ -64,5 +66,5 @@ def __getattr__(name: str) -> Any:
     # On first use: the hub itself imports fedqueue.messages, and needs neither the client nor what it imports.
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    homes = {"Client": "client", "FetchedModel": "model_calls", "EventBuffer": "event_buffer"}
+    homes = {"Client": "client", "FetchedModel": "model_calls", "EventBuffer": "event_buffer", "Payload": "payload"}
     return getattr(import_module(f"fedqueue.{homes.get(name, 'errors')}"), name)

@@ -35,7 +35,7 @@ from fedqueue.messages import (
 )
 from fedqueue.messages import names as wire
 from fedqueue.model_calls import ModelCalls
-from fedqueue.payload import ModelData
+from fedqueue.payload import ModelData, Payload
 from fedqueue.reading_calls import ReadingCalls
 from fedqueue.remote_stores import open_store
 from fedqueue.run_calls import RunCalls
@@ -189,6 +189,14 @@ class Client(ModelCalls, RunCalls, TrustCalls, FeedCalls, ReadingCalls):
         return self._ask(wire.MODELS_PUBLISH, message, ArtifactView, {"model_id": model_id}, timeout)
 
     # --- updates --------------------------------------------------------------------------------------------------
+
+    def put(self, data: ModelData) -> Payload:
+        """The data where the hub can read it, with its digest: to be handed to `submit_update` or `create_model`.
+
+        They do this by themselves; this is for who needs the digest before, or sends the same data several times. What
+        no update and no model names within a day the hub lets go. Raises: InvalidArgument, StoreUnreachable.
+        """
+        return self._store.take(data, "data")
 
     @overload
     def submit_update(

@@ -75,6 +75,18 @@ class ModelCalls(Calls):
         """
         wants_url = self._store.wants_url
         latest = self.latest(model_id, include_data=True, include_download_url=wants_url, timeout=timeout)
+        return self._read(latest)
+
+    def fetch(self, latest: LatestView, *, timeout: float | None = None) -> FetchedModel:
+        """The values of what `latest` or `wait_for_aggregate` answered; where the hub signs URLs, of the newest.
+
+        Raises: StoreUnreachable, DataCorrupt.
+        """
+        if self._store.wants_url and latest.download_url is None:
+            return self.fetch_latest(latest.model_id, timeout=timeout)
+        return self._read(latest)
+
+    def _read(self, latest: LatestView) -> FetchedModel:
         if latest.data is not None:
             return FetchedModel(latest, data=latest.data)
         if latest.uri is None or latest.digest is None:

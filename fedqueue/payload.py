@@ -23,10 +23,6 @@ from fedqueue.messages import DataRef
 from fedqueue.messages.names import INLINE_DATA_LIMIT
 from fedqueue.tensors import as_tensors, write_tensors
 
-# What a caller may hand over: named arrays (also a Flower ArrayRecord, or tensors with a `numpy()`), the path of a
-# .safetensors, .npz, .npy or .json file, or FMA's lists.
-ModelData = Mapping[str, ArrayLike] | str | os.PathLike[str] | Sequence[Any]
-
 # What a model is kept as whose data comes in a file of that name. The hub brings numpy's files into safetensors.
 _FORMATS: Final = {".safetensors": "safetensors", ".npz": "safetensors", ".npy": "safetensors", ".json": "json"}
 _NPY_MAGIC: Final = b"\x93NUMPY"
@@ -40,6 +36,16 @@ class Payload:
     data_format: str
     inline: JsonValue = None
     ref: DataRef | None = None
+
+    @property
+    def digest(self) -> str:
+        """The sha256 of its bytes: the same of the same data."""
+        return hashlib.sha256(json.dumps(self.inline).encode()).hexdigest() if self.ref is None else self.ref.digest
+
+
+# What a caller may hand over: named arrays (also a Flower ArrayRecord, or tensors with a `numpy()`), the path of a
+# .safetensors, .npz, .npy or .json file, FMA's lists, or what `Client.put` made of any of these.
+ModelData = Mapping[str, ArrayLike] | str | os.PathLike[str] | Sequence[Any] | Payload
 
 
 class Store(ABC):
@@ -55,6 +61,8 @@ class Store(ABC):
         the file is called; the others by their names.
         Raises: InvalidArgument naming `field`, StoreUnreachable.
         """
+        if isinstance(data, Payload):
+            return data
         if isinstance(data, str | os.PathLike):
             return self._take_file(Path(data), field)
         if isinstance(data, Mapping):

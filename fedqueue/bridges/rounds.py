@@ -128,8 +128,8 @@ class ServerRounds:
         if model.status in _OVER:
             self._hub.start_run(self._model_id, user_id=self._made_by)
 
-    def _wait(self, after: int) -> bool:
-        """True once the hub has an aggregate above that number; False, at once, if no update is left to make it of.
+    def _wait(self, after: int) -> LatestView | None:
+        """The aggregate above that number, once the hub has it; None, at once, if no update is left to make it of.
 
         Raises: RoundNotPosted.
         """
@@ -137,13 +137,13 @@ class ServerRounds:
         while True:
             left = max(until - time.monotonic(), 0.001)
             try:
-                self._hub.wait_for_aggregate(self._model_id, after=after, timeout=min(left, _LOOK_SECONDS))
+                return self._hub.wait_for_aggregate(self._model_id, after=after, timeout=min(left, _LOOK_SECONDS))
             except RoundNotPosted as late:
                 model = self._hub.get_model(self._model_id, timeout=self._timeout)
                 if model.aggregates > after:
-                    return True
+                    continue
                 if not any(model.updates.get(state) for state in _LIVE):
-                    return False
+                    return None
                 if model.status == "STOPPED" or model.status in _OVER:
                     raise
                 if time.monotonic() >= until:
@@ -155,8 +155,6 @@ class ServerRounds:
                 if self._released is not None and _released_by(model) != self._released:
                     # An older word has come after this server's, as by a message that was delivered twice.
                     self._release(self._released)
-            else:
-                return True
 
     def open(self) -> LatestView:
         """A round begins: the hub waits, and what it has now is what the participants train from."""
@@ -183,13 +181,12 @@ class ServerRounds:
         participant: str,
         data: ModelData,
         *,
-        digest: str,
         num_examples: float,
         num_steps: float | None = None,
         loss: float | None = None,
         metrics: Mapping[str, float] | None = None,
     ) -> str | None:
-        """Why a participant's update is in no round; None if it will be. A repeat of the same digest counts once.
+        """Why a participant's update is in no round; None if it will be. A repeat of the same data counts once.
 
         What is wrong with one update is answered, whoever finds it. Raises: Rejected (of the model, as when it was
         stopped), Unanswered, StoreUnreachable.
@@ -200,14 +197,15 @@ class ServerRounds:
         if client_id not in self._registered:
             self._hub.register_client(self._model_id, client_id, name=participant, timeout=self._timeout)
             self._registered.add(client_id)
-        # The hub's own count: a server's goes on over a round that posted nothing, and is another after a restart.
-        of_what = f"{self._made_by} round {self._base.number + 1} {participant} {digest}"
         said = {key: value for key, value in (metrics or {}).items() if len(key) <= _LONGEST_METRIC}
         try:
+            payload = self._hub.put(data)
+            # The hub's own count: a server's goes on over a round that posted nothing, and is another after a restart.
+            of_what = f"{self._made_by} round {self._base.number + 1} {participant} {payload.digest}"
             self._hub.submit_update(
                 self._model_id,
                 client_id,
-                data,
+                payload,
                 num_examples=num_examples,
                 num_steps=None if num_steps is None or num_steps < 1 else int(num_steps),
                 loss=loss,
@@ -234,16 +232,16 @@ class ServerRounds:
         """
         assert self._base is not None, "a round is opened before it is closed"
         self._release(self._base.number + 1)
-        if not self._wait(after=self._base.number):
+        newest = self._wait(after=self._base.number)
+        if newest is None:
             refusals = [line.text for line in self._hub.iter_logs(self._model_id) if not line.success]
             raise RoundNotPosted(
                 f"model {self._model_id}: no update is left to make aggregate {self._base.number + 1} of; "
                 f"the hub's last word: {refusals[-1] if refusals else 'none'}",
                 self._base.number,
             )
-        fetched = self._hub.fetch_latest(self._model_id, timeout=self._timeout)
-        self._newest = fetched.latest
-        return fetched
+        self._newest = newest
+        return self._hub.fetch(newest, timeout=self._timeout)
 
 
 def _released_by(model: ModelView) -> int | None:

@@ -233,7 +233,6 @@ class HubStrategy(Strategy):
         return self._rounds.submit(
             reply.participant,
             dict(reply.arrays),
-            digest=reply.digest,
             num_examples=reply.num_examples,
             num_steps=reply.numbers.get(self._num_steps_key),
             loss=reply.numbers.get(self._loss_key),

@@ -25,7 +25,6 @@ from fedqueue.model_calls import FetchedModel
 from fedqueue.nvflare.sites import (
     CLIENT_NAME,
     UnreadableResult,
-    digest_of,
     numbers_of,
     site_of,
     weight_of,
@@ -130,7 +129,6 @@ class HubModelAggregator(ModelAggregator):
             refusal = training.rounds.submit(
                 site,
                 tensors,
-                digest=digest_of(tensors),
                 num_examples=weight,
                 num_steps=weight if weight.is_integer() else None,
                 loss=numbers.get(self.loss_key),

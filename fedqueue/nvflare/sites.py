@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -59,16 +58,6 @@ def whole(model: FLModel, base: Callable[[], Mapping[str, Array]]) -> dict[str, 
         raise UnreadableResult(f"the differences have other shapes than the model: {unlike}")
     # In the model's own type: what the site has trained, but for the rounding of that type.
     return {name: (start[name] + tensors[name]).astype(start[name].dtype) for name in tensors}
-
-
-def digest_of(tensors: Mapping[str, Array]) -> str:
-    """The same for the same names, types, shapes and bytes."""
-    hashed = hashlib.sha256()
-    for name in sorted(tensors):
-        values = np.ascontiguousarray(tensors[name])
-        hashed.update(f"{name}\0{values.dtype.str}\0{values.shape}\0".encode())
-        hashed.update(values.view(np.uint8).reshape(-1).data if values.size else b"")
-    return hashed.hexdigest()
 
 
 def numbers_of(metrics: Mapping[str, Any] | None) -> dict[str, float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
+from functools import cache
 
 from connectors.errors import BlobMissing, ModelDataError
 from connectors.model_data import TensorReader
@@ -78,21 +79,21 @@ def recipe_of(hub: Hub, begun: Begun) -> Recipe:
     if begun.is_probe and (len(begun.updates) < fewest_for(model) or find_aggregator(aggregator).references):
         # A few suspects by themselves, which the aggregator would refuse unread: a plain mean reads them, too.
         aggregator, params = "fedavg", {name: params[name] for name in AggregatorParams.model_fields if name in params}
-    current, state = None, None
-    if begun.parent is not None:
-        current, state = begun.parent.data, begun.parent.state
-    elif (initial := metadata.pull_model_artifact(model, "initial")) is not None:
-        current = initial.data
+
+    @cache  # many updates are trained from one model
+    def data_of(aggregate_id: int | None) -> BlobRef | None:
+        if aggregate_id is None:
+            initial = metadata.pull_model_artifact(model, "initial")
+            return None if initial is None else initial.data
+        found = metadata.pull_model_aggregate(aggregate_id)
+        return None if found is None else found.data
+
+    current, state = (data_of(None), None) if begun.parent is None else (begun.parent.data, begun.parent.state)
     ingredients = []
     for update in sorted(begun.updates, key=lambda u: u.id):
         assert update.data is not None, "a row without data is INVALID, by the schema"
-        base = None
-        if update.base_aggregate_id is not None and update.base_number != begun.claim.head:
-            found = metadata.pull_model_aggregate(update.base_aggregate_id)
-            base = None if found is None else found.data
-        elif update.base_aggregate_id is None and begun.parent is not None:
-            initial = metadata.pull_model_artifact(model, "initial")
-            base = None if initial is None else initial.data
+        of = update.base_aggregate_id
+        is_current = begun.parent is None if of is None else update.base_number == begun.claim.head
         ingredients.append(
             Ingredient(
                 update_id=update.id,
@@ -100,8 +101,8 @@ def recipe_of(hub: Hub, begun: Begun) -> Recipe:
                 num_examples=update.num_examples,
                 submission_id=str(update.submission_id),
                 client_id=str(update.client_uuid),
-                base_aggregate=update.base_aggregate_id,
-                base=base,
+                base_aggregate=of,
+                base=None if is_current else data_of(of),
                 staleness=begun.claim.head - (update.base_number or 0),
                 num_steps=update.num_steps,
                 loss=update.loss,

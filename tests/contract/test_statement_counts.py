@@ -15,7 +15,8 @@ from connectors.records import ModelStatus, NewLog
 from connectors.sql import model_service
 from connectors.sql.connector import SqlAlchemyMetadataConnector
 from tasks.domain.claiming import Begun, begin_round
-from tasks.domain.rounds import finish_round
+from tasks.domain.combining import recipe_of
+from tasks.domain.rounds import finish_round, run_round
 from tests.chaos.domain_hub import add_model, domain_hub, submit
 from tests.contract.conftest import migrated_url
 
@@ -63,6 +64,30 @@ def test_an_update_takes_no_more_statements_than_it_did(metadata: SqlAlchemyMeta
     # The first round has more to do: the model's tensors, its first client's status.
     most = _MOST[metadata.engine.dialect.name]
     assert all(count <= limit for count, limit in zip(counts[1], most, strict=True)), (counts[1], most)
+
+
+@pytest.mark.parametrize("base", ["an older aggregate", "the initial model"])
+def test_what_many_updates_were_trained_from_is_looked_up_once(
+    metadata: SqlAlchemyMetadataConnector, tmp_path: Path, base: str
+) -> None:
+    hub = domain_hub(metadata, tmp_path)
+    model, clients = add_model(hub, 8, requirement=None)
+    for value in (1.0, 2.0):
+        submit(hub, model, clients[0], value)
+        assert run_round(hub, model.id).outcome == "posted"
+    first = metadata.pull_model_aggregates(model)[0].id
+    counts = []
+    for senders in (clients[:1], clients):
+        for client in senders:
+            submit(hub, model, client, 3.0, base_aggregate=first if base == "an older aggregate" else None)
+        begun = metadata.transact(lambda transaction: begin_round(hub, model.id, transaction))
+        assert isinstance(begun, Begun)
+        with statements() as sent:
+            recipe = recipe_of(hub, begun)
+        assert len(recipe.ingredients) == len(senders)
+        counts.append(len(sent))
+        assert finish_round(hub, begun).outcome == "posted"
+    assert 0 < counts[0] == counts[1]
 
 
 def test_what_is_read_under_the_lock_is_not_asked_again(metadata: SqlAlchemyMetadataConnector, tmp_path: Path) -> None:

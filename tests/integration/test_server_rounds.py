@@ -40,10 +40,10 @@ def begun(hub: Client, model: UUID, num_rounds: int = 3, timeout: float = 30.0, 
     return rounds
 
 
-def hand_in(rounds: ServerRounds, participant: str, value: float, digest: str = "", **numbers: Any) -> str | None:
+def hand_in(rounds: ServerRounds, participant: str, value: float, **numbers: Any) -> str | None:
     """One participant's training, whose arrays are all of that value."""
     said = {"num_examples": 10.0} | numbers
-    return rounds.submit(participant, {"w": np.full(3, value, np.float32)}, digest=digest or str(value), **said)
+    return rounds.submit(participant, {"w": np.full(3, value, np.float32)}, **said)
 
 
 def test_the_same_training_done_again_counts_once_whatever_time_it_took(hub: Client, model: UUID) -> None:
@@ -98,7 +98,7 @@ def test_what_comes_after_its_round_counts_in_no_other(hub: Client, model: UUID)
 def test_what_is_wrong_with_one_update_is_answered(hub: Client, model: UUID, data: Any, reason: str) -> None:
     rounds = begun(hub, model)
     rounds.open()
-    refusal = rounds.submit("north", data, digest="bad", num_examples=10.0)
+    refusal = rounds.submit("north", data, num_examples=10.0)
     assert refusal is not None
     assert reason in refusal
     assert hand_in(rounds, "south", 3) is None
