@@ -102,7 +102,7 @@ class ModelCalls(Calls):
         Raises: RoundNotPosted after `timeout` seconds, and at once when the model's run is over.
         """
         deadline = time.monotonic() + as_seconds(timeout, "timeout")
-        pauses = Rests(shortest=0.02, longest=1.0, factor=1.5)
+        pauses = Rests(shortest=0.01, longest=1.0, factor=1.3)
         seen: int | None = None
         trouble: Unanswered | None = None
         while (left := deadline - time.monotonic()) > 0:

@@ -43,4 +43,4 @@ class ArrivalGrid:
 
 
 def _rests() -> Rests:
-    return Rests(shortest=0.02, longest=1.0, factor=1.5)
+    return Rests(shortest=0.005, longest=1.0, factor=1.3)
