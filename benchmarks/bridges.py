@@ -5,8 +5,8 @@ with Flower's FedAvg alone and with the same FedAvg in a HubStrategy take turns,
 meets both. A round lasts from one central evaluation to the next: sampling, training, aggregation, federated and
 central evaluation. The first round of a training starts the simulation's processes and does not count.
 
-Ratios are of the mean round of a training, medians over the trainings. Flower looks for replies every tenth of a second,
-twice a round, so its single rounds last 0.42, 0.52 or 0.62 s, and their median jumps from one to the next by chance.
+Ratios are of the mean round of a training, medians over the trainings. Flower looks for replies every tenth of a
+second, twice a round, so its single rounds last 0.42, 0.52 or 0.62 s, and their median jumps between these by chance.
 """
 
 from __future__ import annotations
