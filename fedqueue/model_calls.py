@@ -78,11 +78,13 @@ class ModelCalls(Calls):
         return self._read(latest)
 
     def fetch(self, latest: LatestView, *, timeout: float | None = None) -> FetchedModel:
-        """The values of what `latest` or `wait_for_aggregate` answered; where the hub signs URLs, of the newest.
+        """The values of what `latest` or `wait_for_aggregate` answered.
 
+        Where the hub has to be asked for them (JSON that it sends along, URLs that it signs), those of the newest.
         Raises: StoreUnreachable, DataCorrupt.
         """
-        if self._store.wants_url and latest.download_url is None:
+        is_sent_along = latest.data_format == "json" and latest.data is None
+        if is_sent_along or (self._store.wants_url and latest.download_url is None):
             return self.fetch_latest(latest.model_id, timeout=timeout)
         return self._read(latest)
 

@@ -25,8 +25,8 @@ _LONGEST_PAUSE: Final = 30.0
 class Sweeper(threading.Thread):
     """Asks for the rounds that are due and the follow-ups that wait, at least every `seconds`, until told to stop.
 
-    What the worker was given meanwhile, by beat or another worker's sweeper, it does not ask for. It has a connection
-    of its own: a fork of the pool then finds no shared one in the middle of a sentence.
+    A sweep that the worker was given, by beat or another worker's sweeper, puts its own off. It has a connection of its
+    own, and keeps it: a fork of the pool then finds no shared one in the middle of a sentence.
     """
 
     def __init__(self, app: Celery, seconds: float) -> None:
@@ -43,6 +43,7 @@ class Sweeper(threading.Thread):
     def received(self, task: str) -> None:
         """Hear of a task that the worker took from a queue; called in its main loop."""
         if task in self._due:
+            self._failures = 0  # the broker is there
             self._put_off(task)
 
     def run(self) -> None:
@@ -50,7 +51,8 @@ class Sweeper(threading.Thread):
         while not self._ending.wait(max(0.0, min(self._due.values()) - time.monotonic())):
             due = [task for task, when in self._due.items() if when <= time.monotonic()]
             try:
-                self._ask_for(due)
+                if due:
+                    self._ask_for(due)
             except OSError as error:
                 self._failures += 1
                 # Said when it begins and then ever more rarely: an outage must not fill the log.
@@ -75,8 +77,16 @@ class Sweeper(threading.Thread):
 
     def _ask_for(self, tasks: Sequence[str]) -> None:
         """Raises: OSError, whatever the transport calls it."""
-        if not tasks:
-            return
+        is_kept = self._connection is not None
+        try:
+            self._send(tasks)
+        except OSError:
+            if not is_kept:
+                raise
+            # A broker that was restarted meanwhile: on some transports only sending finds that out.
+            self._send(tasks)
+
+    def _send(self, tasks: Sequence[str]) -> None:
         connection = self._connection = self._connection or self._app.connection_for_write()
         try:
             connection.ensure_connection(max_retries=1, interval_start=0, timeout=5)

@@ -140,10 +140,10 @@ class ServerRounds:
                 return self._hub.wait_for_aggregate(self._model_id, after=after, timeout=min(left, _LOOK_SECONDS))
             except RoundNotPosted as late:
                 model = self._hub.get_model(self._model_id, timeout=self._timeout)
-                if model.aggregates > after:
-                    continue
-                if not any(model.updates.get(state) for state in _LIVE):
-                    return None
+                if model.aggregates > after or not any(model.updates.get(state) for state in _LIVE):
+                    # Asked once more: between the look at the model and the count of its updates it may have posted.
+                    latest = self._hub.latest(self._model_id, timeout=self._timeout)
+                    return latest if latest.number > after else None
                 if model.status == "STOPPED" or model.status in _OVER:
                     raise
                 if time.monotonic() >= until:
@@ -191,7 +191,8 @@ class ServerRounds:
         What is wrong with one update is answered, whoever finds it. Raises: Rejected (of the model, as when it was
         stopped), Unanswered, StoreUnreachable.
         """
-        assert self._base is not None, "a round is opened before its updates come"
+        base = self._base
+        assert base is not None, "a round is opened before its updates come"
         # The same after every restart: what the participant sends for a round replaces what it sent before.
         client_id = uuid5(self._model_id, f"{self._made_by} client {participant}")
         if client_id not in self._registered:
@@ -201,7 +202,7 @@ class ServerRounds:
         try:
             payload = self._hub.put(data)
             # The hub's own count: a server's goes on over a round that posted nothing, and is another after a restart.
-            of_what = f"{self._made_by} round {self._base.number + 1} {participant} {payload.digest}"
+            of_what = f"{self._made_by} round {base.number + 1} {participant} {payload.digest}"
             self._hub.submit_update(
                 self._model_id,
                 client_id,
@@ -209,7 +210,7 @@ class ServerRounds:
                 num_examples=num_examples,
                 num_steps=None if num_steps is None or num_steps < 1 else int(num_steps),
                 loss=loss,
-                base_aggregate=self._base.aggregate_id,
+                base_aggregate=base.aggregate_id,
                 metrics=dict(islice(said.items(), _MOST_METRICS)),
                 submission_id=uuid5(self._model_id, of_what),
                 timeout=self._timeout,
@@ -230,18 +231,29 @@ class ServerRounds:
 
         Raises: RoundNotPosted (in time; or at once, saying why, when the hub has set all of them aside), Unanswered.
         """
-        assert self._base is not None, "a round is opened before it is closed"
-        self._release(self._base.number + 1)
-        newest = self._wait(after=self._base.number)
+        base, self._newest = self._base, None
+        assert base is not None, "a round is opened before it is closed"
+        self._release(base.number + 1)
+        newest = self._wait(after=base.number)
         if newest is None:
             refusals = [line.text for line in self._hub.iter_logs(self._model_id) if not line.success]
             raise RoundNotPosted(
-                f"model {self._model_id}: no update is left to make aggregate {self._base.number + 1} of; "
+                f"model {self._model_id}: no update is left to make aggregate {base.number + 1} of; "
                 f"the hub's last word: {refusals[-1] if refusals else 'none'}",
-                self._base.number,
+                base.number,
             )
         self._newest = newest
         return self._hub.fetch(newest, timeout=self._timeout)
+
+    def catch_up(self) -> FetchedModel | None:
+        """What the hub has come to without this round, of which every update was refused; None if it stands as it did.
+
+        The server before this one may have said that the round was complete, and been killed before the hub heard it.
+        """
+        assert self._base is not None, "a round is opened before it is given up"
+        newest = self._hub.latest(self._model_id, timeout=self._timeout)
+        self._newest = newest
+        return self._hub.fetch(newest, timeout=self._timeout) if newest.number > self._base.number else None
 
 
 def _released_by(model: ModelView) -> int | None:

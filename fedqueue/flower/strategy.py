@@ -187,6 +187,8 @@ class HubStrategy(Strategy):
         else:
             arrays, metrics = self._aggregate(number, readable)
         self._telling.metrics("train", number, numbers_of(metrics))
+        # Once the round is over nobody tells these again, whatever becomes of this process.
+        self._telling.send()
         return arrays, metrics
 
     def _observe(
@@ -210,7 +212,9 @@ class HubStrategy(Strategy):
             else:
                 self._telling.failure(number, reply.participant, f"the update was refused: {refusal}")
         if not accepted:
-            return None, None
+            # Flower goes on with the arrays that it had; were the hub ahead of them, its next round would be of others.
+            ahead = self._rounds.catch_up() if readable else None
+            return (None if ahead is None else _record(ahead, readable[0][1].arrays)), None
         newest = self._rounds.close()
         contents = [message.content for message, _ in accepted]
         combine = getattr(self.inner, "train_metrics_aggr_fn", aggregate_metricrecords)

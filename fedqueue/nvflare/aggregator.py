@@ -158,7 +158,8 @@ class HubModelAggregator(ModelAggregator):
             params: Mapping[str, Array] = current.training.rounds.close().arrays
         else:
             telling.failure(current.number, "server", "no result of the round could be used: the model is as it was")
-            params = current.base()
+            ahead = current.training.rounds.catch_up()
+            params = current.base() if ahead is None else ahead.arrays
         means = weighted_mean(list(current.accepted.values()))
         telling.metrics("evaluate", current.number - 1, means)
         telling.send()

@@ -74,10 +74,10 @@ def test_a_round_over_a_bucket(client: Client, bucket: Bucket, settings: Setting
     ).model_id
     for value in (1.0, 3.0):
         sender = client.register_client(model).client_id
-        client.submit_update(model, sender, {"w": np.full(1000, value, np.float32)}, num_examples=10)
-    client.wait_for_aggregate(model, after=0, timeout=60)
-    newest = client.fetch_latest(model)
-    assert newest.arrays["w"].tolist() == [2.0] * 1000
+        payload = client.put({"w": np.full(1000, value, np.float32)})
+        client.submit_update(model, sender, payload, num_examples=10)
+    newest = client.fetch(client.wait_for_aggregate(model, after=0, timeout=60))
+    assert newest.arrays["w"].tolist() == client.fetch_latest(model).arrays["w"].tolist() == [2.0] * 1000
     assert newest.latest.uri is not None
     assert newest.latest.uri.startswith(f"{_URL}/sha256/")
     assert list(bucket.list("incoming")) == []
@@ -130,23 +130,22 @@ def test_a_store_that_is_away_condemns_no_update(settings: Settings, server: Ser
     with ThreadPoolExecutor(1) as pool, Client(settings.broker_url, settings.result_url, _URL) as client:
         model = client.create_model(initial={"w": np.zeros(9)}, requirement="all_clients").model_id
         sender = client.register_client(model).client_id
-        sent = client._store.take({"w": np.ones(9)}, "data")
+        sent = client.put({"w": np.ones(9)})
         assert sent.ref is not None
         digest = sent.ref.digest
         kept = {found.key: b"".join(bucket.read(found.key)) for found in bucket.list("")}
         server.kill()
-        with patch.object(client._store, "take", lambda *_: sent):
-            sending = pool.submit(client.submit_update, model, sender, {}, num_examples=1, timeout=120)
-            _wait_until(lambda: "task.postponed" in _said(settings))
-            assert not sending.done()
-            server.start()  # which has forgotten everything
-            make_bucket(server, "models")
-            # The one that is looked for first: beside others that are there it would be missing.
-            for key in sorted(kept, key=lambda key: digest not in key):
-                bucket.put(key, kept[key])
-            assert sending.result(120).status == "PENDING"
+        sending = pool.submit(client.submit_update, model, sender, sent, num_examples=1, timeout=120)
+        _wait_until(lambda: "task.postponed" in _said(settings))
+        assert not sending.done()
+        server.start()  # which has forgotten everything
+        make_bucket(server, "models")
+        # The one that is looked for first: beside others that are there it would be missing.
+        for key in sorted(kept, key=lambda key: digest not in key):
+            bucket.put(key, kept[key])
+        assert sending.result(120).status == "PENDING"
         client.wait_for_aggregate(model, after=0, timeout=60)
-        assert client.fetch_latest(model).arrays["w"].tolist() == [1.0] * 9
+        assert client.fetch(client.latest(model)).arrays["w"].tolist() == [1.0] * 9
 
 
 def test_a_worker_says_at_its_start_what_is_wrong_with_its_bucket(server: Server, tmp_path: Path) -> None:

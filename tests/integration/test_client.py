@@ -87,6 +87,28 @@ def test_a_round_goes_from_two_clients_arrays_to_the_model_they_fetch(hub: Clien
     assert fetched.arrays["w"].dtype == np.float32
 
 
+@pytest.mark.parametrize(
+    ("data", "values"),
+    [
+        ({"w": np.array([1.0, 2.0], np.float32)}, [1.0, 2.0]),
+        ([1.0, 2.0], [1.0, 2.0]),
+        ([0.5] * 100_000, [0.5] * 100_000),
+    ],
+    ids=["arrays", "inline", "a JSON model too large to travel"],
+)
+def test_data_that_was_put_once_is_a_model_and_an_update_and_is_fetched_as_it_was_waited_for(
+    hub: Client, make: Make, data: Any, values: list[float]
+) -> None:
+    payload = hub.put(data)
+    assert hub.put(data).digest == payload.digest
+    model, (client,) = make(initial=payload)
+    hub.submit_update(model.model_id, client, payload, num_examples=1)
+    latest = hub.wait_for_aggregate(model.model_id, after=0, timeout=30)
+    fetched = hub.fetch(latest)
+    assert fetched.number == 1
+    assert (fetched.data or fetched.arrays["w"].tolist()) == values
+
+
 def test_the_second_aggregate_names_the_first_as_its_parent(hub: Client, make: Make) -> None:
     model, (client,) = make(data_format="json")
     hub.submit_update(model.model_id, client, [1, 2], num_examples=1)

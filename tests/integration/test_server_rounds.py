@@ -154,7 +154,9 @@ def test_an_older_word_that_comes_late_stops_no_round(hub: Client, model: UUID) 
     hub.pause_model(model)
     with ThreadPoolExecutor(1) as server:
         closing = server.submit(rounds.close)
+        until = time.monotonic() + 20
         while hub.get_model(model).requirement_args != {"number": 1}:
+            assert time.monotonic() < until
             time.sleep(0.05)
         hub.edit_model(model, requirement="released", requirement_args={"number": 0})
         hub.resume_model(model)
@@ -174,9 +176,49 @@ def test_a_round_in_which_everything_came_too_late_is_followed_by_one_that_knows
     refusal = hand_in(rounds, "south", 2)
     assert refusal is not None
     assert "STALE" in refusal
+    ahead = rounds.catch_up()
+    assert ahead is not None
+    assert (ahead.number, ahead.arrays["w"].tolist()) == (1, [1.0] * 3)
     assert rounds.open().number == 1
     assert hand_in(rounds, "south", 2) is None
     assert rounds.close().number == 2
+
+
+def test_an_aggregate_that_is_there_at_the_last_moment_is_taken(
+    hub: Client, model: UUID, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server's time is over, and the hub has posted since it was asked last: no answer comes within no time."""
+    rounds = begun(hub, model, timeout=5)
+    rounds.open()
+    hand_in(rounds, "north", 1)
+
+    def nobody_answers(_model_id: UUID, *, after: int, timeout: float) -> None:
+        time.sleep(timeout)
+        raise RoundNotPosted("no answer", after)
+
+    monkeypatch.setattr(hub, "wait_for_aggregate", nobody_answers)
+    assert rounds.close().number == 1
+
+
+def test_a_result_that_comes_while_the_next_round_opens_is_of_the_one_it_was_trained_in(
+    hub: Client, model: UUID, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its data takes long to put: by then the server's round is another."""
+    rounds = begun(hub, model)
+    rounds.open()
+    put = hub.put
+
+    def put_slowly(data: Any) -> Any:
+        monkeypatch.setattr(hub, "put", put)
+        assert hand_in(rounds, "north", 1) is None
+        rounds.close()
+        rounds.open()
+        return put(data)
+
+    monkeypatch.setattr(hub, "put", put_slowly)
+    refusal = hand_in(rounds, "south", 100)
+    assert refusal is not None
+    assert "STALE" in refusal
 
 
 @pytest.mark.slow

@@ -270,7 +270,10 @@ def test_the_chain_goes_on_where_its_head_was_deleted_in_fma(fma: Deployment) ->
 
 @pytest.mark.parametrize(
     ("policy", "reason"),
-    [({"aggregator": ""}, "aggregator: "), ({"requirement": "al_clients"}, "did you mean 'all_clients'")],
+    [
+        ({"aggregator": ""}, "aggregator: "),
+        ({"requirement": "al_clients"}, "did you mean 'all_clients'"),
+    ],
 )
 def test_a_policy_that_nobody_has_checked_stops_the_rounds_and_says_so(
     fma: Deployment, policy: dict[str, Any], reason: str
@@ -285,6 +288,17 @@ def test_a_policy_that_nobody_has_checked_stops_the_rounds_and_says_so(
     with fma.metadata.engine.begin() as connection:
         connection.execute(update(MODELS).values(aggregator="median", requirement=""))
     assert run_round(fma.hub, model_id).outcome == "posted"
+
+
+def test_a_policy_that_nobody_has_checked_keeps_no_update_out(fma: Deployment) -> None:
+    """fedbuff needs a size, which FMA has no column for: whether a round of it may be due can't be told."""
+    model_id, (client,) = fma.model(aggregator="fedbuff", requirement="")
+    fma.send(model_id, client, [1.0])
+    fma.take()
+    (found,) = fma.metadata.pull_model_updates(fma.known(model_id))
+    assert found.status == UpdateStatus.PENDING
+    outcome = run_round(fma.hub, model_id)
+    assert (outcome.outcome, "buffer_size" in outcome.reason) == ("misconfigured", True)
 
 
 def test_an_update_of_a_client_registered_elsewhere_is_invalid(fma: Deployment) -> None:
