@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from itertools import islice
 from typing import Any, Final
 from uuid import UUID, uuid5
 
 from fedqueue.arguments import PolicyFields
 from fedqueue.client import Client
-from fedqueue.errors import InvalidArgument, Rejected, RoundNotPosted, UpdateRejected
-from fedqueue.messages import LatestView, ModelView
+from fedqueue.errors import InvalidArgument, Rejected, RoundNotPosted, Unanswered, UpdateRejected
+from fedqueue.messages import LatestView, ModelView, RoundView
 from fedqueue.model_calls import FetchedModel
 from fedqueue.payload import ModelData
 
@@ -24,13 +25,18 @@ from fedqueue.payload import ModelData
 _RELEASED: Final = "released"
 # No round can follow in such a run; a server that goes on begins a new one.
 _OVER: Final = ("ERROR", "RESULTS_UPLOADED", "RESULTS_UPLOAD_FAILED")
-# Updates of which a round may still be made.
-_LIVE: Final = ("PENDING", "RUNNING", "FAILED")
+# Updates that are in a round now, or will be when they have rested; and those of which one may be made at all.
+_UNDER_WAY: Final = ("RUNNING", "FAILED")
+_LIVE: Final = ("PENDING", *_UNDER_WAY)
 # How often a server that waits looks whether there is still something to wait for.
 _LOOK_SECONDS: Final = 2.0
 # Of what an update may carry beside its arrays; the rest is for the plots, which have no such limit.
 _LONGEST_METRIC: Final = 100
 _MOST_METRICS: Final = 100
+
+
+class NothingPosted(RoundNotPosted):
+    """A round's updates make no aggregate: too few for its aggregator, which wait for others, or none at all."""
 
 
 class ServerRounds:
@@ -94,7 +100,8 @@ class ServerRounds:
             self._released = _released_by(model)
             if self._released is not None and self._released > model.aggregates:
                 # The round was complete when the server before this one ended: the hub is about to post it, if it can.
-                self._wait(after=model.aggregates)
+                with suppress(NothingPosted):
+                    self._wait(after=model.aggregates)
         fetched = self._hub.fetch_latest(self._model_id)
         self._newest = fetched.latest
         return fetched
@@ -128,10 +135,10 @@ class ServerRounds:
         if model.status in _OVER:
             self._hub.start_run(self._model_id, user_id=self._made_by)
 
-    def _wait(self, after: int) -> LatestView | None:
-        """The aggregate above that number, once the hub has it; None, at once, if no update is left to make it of.
+    def _wait(self, after: int) -> LatestView:
+        """The aggregate above that number, once the hub has it.
 
-        Raises: RoundNotPosted.
+        Raises: NothingPosted as soon as the hub says why it makes none, RoundNotPosted.
         """
         until = time.monotonic() + self._timeout
         while True:
@@ -139,22 +146,45 @@ class ServerRounds:
             try:
                 return self._hub.wait_for_aggregate(self._model_id, after=after, timeout=min(left, _LOOK_SECONDS))
             except RoundNotPosted as late:
+                looked = self._look()
                 model = self._hub.get_model(self._model_id, timeout=self._timeout)
                 if model.aggregates > after or not any(model.updates.get(state) for state in _LIVE):
                     # Asked once more: between the look at the model and the count of its updates it may have posted.
                     latest = self._hub.latest(self._model_id, timeout=self._timeout)
-                    return latest if latest.number > after else None
+                    if latest.number > after:
+                        return latest
+                    raise self._nothing_posted(after, self._last_refusal()) from late
                 if model.status == "STOPPED" or model.status in _OVER:
                     raise
+                is_told = self._released is None or _released_by(model) == self._released
+                if is_told and looked.outcome == "waiting" and not any(model.updates.get(s) for s in _UNDER_WAY):
+                    raise self._nothing_posted(after, looked.reason) from late
                 if time.monotonic() >= until:
-                    why = "" if model.allow_aggregation else ": the model is paused"
                     raise RoundNotPosted(
-                        f"model {self._model_id} posted no aggregate above {after} within {self._timeout:g} s{why}",
+                        f"model {self._model_id} posted no aggregate above {after} within {self._timeout:g} s: "
+                        f"{looked.outcome}, {looked.reason}",
                         after,
                     ) from late
-                if self._released is not None and _released_by(model) != self._released:
+                if not is_told:
                     # An older word has come after this server's, as by a message that was delivered twice.
+                    assert self._released is not None
                     self._release(self._released)
+
+    def _look(self) -> RoundView:
+        """What the hub says of the round, if it says so soon: a hub that can't reach its store tries for longer."""
+        try:
+            return self._hub.aggregate(self._model_id, timeout=_LOOK_SECONDS)
+        except Unanswered as error:
+            return RoundView(outcome="not known", reason=str(error))
+
+    def _nothing_posted(self, after: int, reason: str) -> NothingPosted:
+        """That; and what still comes for the round waits, as before, until its server says that it is complete."""
+        self._release(after)
+        return NothingPosted(f"model {self._model_id}: no aggregate {after + 1} can be made: {reason}", after)
+
+    def _last_refusal(self) -> str:
+        refusals = [line.text for line in self._hub.iter_logs(self._model_id) if not line.success]
+        return f"no update is left; the hub's last word: {refusals[-1] if refusals else 'none'}"
 
     def open(self) -> LatestView:
         """A round begins: the hub waits, and what it has now is what the participants train from."""
@@ -229,21 +259,14 @@ class ServerRounds:
     def close(self) -> FetchedModel:
         """The round's updates are in: the hub's next aggregate.
 
-        Raises: RoundNotPosted (in time; or at once, saying why, when the hub has set all of them aside), Unanswered.
+        Raises: NothingPosted (at once: the updates make none; the round may be opened again), RoundNotPosted (in time),
+        Unanswered.
         """
         base, self._newest = self._base, None
         assert base is not None, "a round is opened before it is closed"
         self._release(base.number + 1)
-        newest = self._wait(after=base.number)
-        if newest is None:
-            refusals = [line.text for line in self._hub.iter_logs(self._model_id) if not line.success]
-            raise RoundNotPosted(
-                f"model {self._model_id}: no update is left to make aggregate {base.number + 1} of; "
-                f"the hub's last word: {refusals[-1] if refusals else 'none'}",
-                base.number,
-            )
-        self._newest = newest
-        return self._hub.fetch(newest, timeout=self._timeout)
+        self._newest = self._wait(after=base.number)
+        return self._hub.fetch(self._newest, timeout=self._timeout)
 
     def catch_up(self) -> FetchedModel | None:
         """What the hub has come to without this round, of which every update was refused; None if it stands as it did.

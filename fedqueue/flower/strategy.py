@@ -16,7 +16,7 @@ from flwr.serverapp.strategy.strategy_utils import aggregate_metricrecords
 from flwr.supercore import log
 
 from fedqueue.arguments import Id, PolicyFields, as_uuid
-from fedqueue.bridges.rounds import ServerRounds
+from fedqueue.bridges.rounds import NothingPosted, ServerRounds
 from fedqueue.bridges.telling import Telling
 from fedqueue.client import Client
 from fedqueue.errors import FedqueueError, InvalidArgument
@@ -215,7 +215,13 @@ class HubStrategy(Strategy):
             # Flower goes on with the arrays that it had; were the hub ahead of them, its next round would be of others.
             ahead = self._rounds.catch_up() if readable else None
             return (None if ahead is None else _record(ahead, readable[0][1].arrays)), None
-        newest = self._rounds.close()
+        try:
+            newest = self._rounds.close()
+        except NothingPosted as nothing:
+            # As when no reply can be used: what there is waits at the hub for the next round's.
+            log(ERROR, "round %d: %s", number, nothing)
+            self._telling.failure(number, "server", str(nothing))
+            return None, None
         contents = [message.content for message, _ in accepted]
         combine = getattr(self.inner, "train_metrics_aggr_fn", aggregate_metricrecords)
         return _record(newest, accepted[0][1].arrays), combine(contents, self._weight_key)

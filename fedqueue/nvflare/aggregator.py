@@ -16,7 +16,7 @@ from nvflare.app_common.app_constant import AppConstants
 from nvflare.app_common.utils.fl_model_utils import FLModelUtils
 
 from fedqueue.arguments import PolicyFields, as_uuid
-from fedqueue.bridges.rounds import ServerRounds
+from fedqueue.bridges.rounds import NothingPosted, ServerRounds
 from fedqueue.bridges.telling import Telling
 from fedqueue.client import Client
 from fedqueue.errors import FedqueueError, InvalidArgument
@@ -144,7 +144,7 @@ class HubModelAggregator(ModelAggregator):
         current.accepted[site] = (weight, numbers)
 
     def aggregate_model(self) -> FLModel:
-        """The hub's next aggregate, FULL, with the mean of the sites' metrics. Of no result at all: what there was.
+        """The hub's next aggregate, FULL, with the mean of the sites' metrics; what there was, if none can be made.
 
         Raises: RoundNotPosted (the hub posted none in time, or was told to stop), Unanswered; and whatever kept the hub
         from judging one of the round's results.
@@ -154,16 +154,27 @@ class HubModelAggregator(ModelAggregator):
         with self._guard:
             current, self._round = self._round or self._open(), None
         telling = current.training.telling
-        if current.accepted:
-            params: Mapping[str, Array] = current.training.rounds.close().arrays
-        else:
-            telling.failure(current.number, "server", "no result of the round could be used: the model is as it was")
-            ahead = current.training.rounds.catch_up()
-            params = current.base() if ahead is None else ahead.arrays
+        try:
+            newest = self._newest(current)
+        except NothingPosted as nothing:
+            self.error(str(nothing))
+            telling.failure(current.number, "server", str(nothing))
+            newest = None
+        params = current.base() if newest is None else newest.arrays
         means = weighted_mean(list(current.accepted.values()))
         telling.metrics("evaluate", current.number - 1, means)
         telling.send()
         return FLModel(params_type=ParamsType.FULL, params=dict(params), metrics=means or None)
+
+    @staticmethod
+    def _newest(current: _Round) -> FetchedModel | None:
+        rounds = current.training.rounds
+        if current.accepted:
+            return rounds.close()
+        current.training.telling.failure(
+            current.number, "server", "no result of the round could be used: the model is as it was"
+        )
+        return rounds.catch_up()
 
     def reset_stats(self) -> None:
         """Forget a round that was not aggregated; what the hub has of it, the sites' next results replace."""

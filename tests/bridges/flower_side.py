@@ -281,6 +281,30 @@ def test_a_round_of_which_nothing_is_left_changes_nothing(hub: Client, model: uu
     assert hub.get_model(model).aggregates == 0
 
 
+def test_a_round_of_too_few_for_its_aggregator_is_told_and_the_training_goes_on(hub: Client, model: uuid.UUID) -> None:
+    """krum takes five. Two of five are away in the first round; what the others sent is replaced in the second."""
+    grid = Participants(5)
+
+    def away_at_first(index: int, message: Message) -> Message:
+        if len(grid.rounds) <= 5:
+            return Message(Error(code=3, reason="away"), reply_to=message)
+        return train(index, message)
+
+    grid.answers = dict.fromkeys(range(2), away_at_first)
+    result = HubStrategy(
+        FedAvg(fraction_evaluate=0.0),
+        model_id=model,
+        hub=hub,
+        aggregator="krum",
+        aggregator_params={"num_byzantine": 1},
+    ).start(grid, record(_START), num_rounds=2)
+    assert values_of(result.arrays)["w"][0] in (1, 2, 3, 4, 5)
+    assert list(result.train_metrics_clientapp) == [2]
+    assert "3 of 5 updates" in failures(hub, model)
+    found = hub.get_model(model)
+    assert (found.aggregates, found.updates["COMPLETE"]) == (1, 5)
+
+
 def test_observed_only_flower_aggregates_and_the_hub_is_told(hub: Client, model: uuid.UUID) -> None:
     strategy = HubStrategy(FedAvg(), model_id=model, hub=hub, observe_only=True)
     result = strategy.start(Participants(3), record(_START), num_rounds=2)

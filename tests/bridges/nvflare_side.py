@@ -136,6 +136,19 @@ def test_a_round_of_which_nothing_is_left_changes_nothing(
     until(lambda: "no result of the round could be used" in failures(hub, model))
 
 
+def test_a_round_of_too_few_for_its_aggregator_is_told_and_changes_nothing(hub: Client, model: str) -> None:
+    aggregator = HubModelAggregator(model, {"aggregator": "krum", "aggregator_params": {"num_byzantine": 1}})
+    aggregator.begin(lambda: _START, 3)
+    for site in ("site-1", "site-2"):
+        aggregator.accept_model(result(site, {"w": [5, 5, 5], "b": [6]}))
+    assert values_of(aggregator.aggregate_model()) == {"w": [0.0] * 3, "b": [1.0]}
+    until(lambda: "2 of 5 updates" in failures(hub, model))
+    aggregator.reset_stats()
+    for number in range(5):
+        aggregator.accept_model(result(f"site-{number}", {"w": [5, 5, 5], "b": [6]}))
+    assert values_of(aggregator.aggregate_model())["w"] == [5.0] * 3
+
+
 def test_a_job_that_is_submitted_again_begins_with_the_hubs_newest(
     aggregator: HubModelAggregator, hub: Client, model: str
 ) -> None:

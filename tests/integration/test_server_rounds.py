@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,8 +14,8 @@ import numpy as np
 import pytest
 
 from config.loading import load_settings
-from fedqueue import Client, InvalidArgument, RoundNotPosted
-from fedqueue.bridges.rounds import ServerRounds
+from fedqueue import Client, InvalidArgument, RoundNotPosted, Unanswered
+from fedqueue.bridges.rounds import NothingPosted, ServerRounds
 from worker.supervisor import Supervisor
 
 _START = {"w": np.zeros(3, np.float32)}
@@ -119,7 +120,7 @@ def test_a_server_that_failed_while_the_hub_was_to_post_goes_on_afterwards(hub: 
     failed.open()
     hand_in(failed, "north", 1)
     hub.pause_model(model)
-    with pytest.raises(RoundNotPosted, match="the model is paused"):
+    with pytest.raises(RoundNotPosted, match="aggregation is paused"):
         failed.close()
     hub.update_status(model, "ERROR")
     hub.resume_model(model)
@@ -137,13 +138,63 @@ def test_a_round_of_which_the_hub_sets_everything_aside_ends_at_once_and_says_wh
     rounds = begun(hub, model, timeout=200, aggregator="fednova")
     rounds.open()
     assert hand_in(rounds, "north", 1) is None
-    with pytest.raises(RoundNotPosted, match="num_steps is None"):
+    with pytest.raises(NothingPosted, match="num_steps is None"):
         rounds.close()
-    hub.update_status(model, "ERROR")
-    again = begun(hub, model, aggregator="fednova")
-    again.open()
-    assert hand_in(again, "north", 2, num_steps=5) is None
+    assert rounds.open().number == 0
+    assert hand_in(rounds, "north", 2, num_steps=5) is None
+    assert rounds.close().number == 1
+
+
+def test_a_round_of_too_few_updates_ends_at_once_and_what_is_there_counts_in_the_next(hub: Client, model: UUID) -> None:
+    """krum takes five: what there is waits at the hub, and no server that is started anew waits for it."""
+    policy: dict[str, Any] = {"aggregator": "krum", "aggregator_params": {"num_byzantine": 1}}
+    rounds = begun(hub, model, timeout=200, **policy)
+    rounds.open()
+    for participant in ("north", "south", "west"):
+        assert hand_in(rounds, participant, 1) is None
+    with pytest.raises(NothingPosted, match="3 of 5 updates") as nothing:
+        rounds.close()
+    assert nothing.value.number == 0
+    assert hub.get_model(model).requirement_args == {"number": 0}, "or the round went on by a late result"
+    # A server that was killed after its word and before the hub's.
+    hub.edit_model(model, requirement="released", requirement_args={"number": 1})
+    again = begun(hub, model, timeout=200, **policy)
+    assert again.open().number == 0
+    for participant in ("east", "centre"):
+        assert hand_in(again, participant, 1) is None
     assert again.close().number == 1
+    assert hub.get_model(model).updates["COMPLETE"] == 5
+
+
+def test_why_a_round_is_not_posted_is_told_when_its_time_is_over(hub: Client, model: UUID) -> None:
+    rounds = begun(hub, model, timeout=1)
+    rounds.open()
+    hand_in(rounds, "north", 1)
+    hub.pause_model(model)
+    with pytest.raises(RoundNotPosted, match="within 1 s: paused, aggregation is paused"):
+        rounds.close()
+
+
+def test_a_hub_that_does_not_say_why_in_time_is_waited_for(
+    hub: Client, model: UUID, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its workers are all at work, or can't reach the store: that is no reason to end a training."""
+    rounds = begun(hub, model, timeout=20)
+    rounds.open()
+    hand_in(rounds, "north", 1)
+    hub.pause_model(model)
+    asked = threading.Event()
+
+    def aggregate(_model_id: UUID, *, timeout: float) -> None:
+        asked.set()
+        raise Unanswered(f"no answer within {timeout:g} s", {})
+
+    monkeypatch.setattr(hub, "aggregate", aggregate)
+    with ThreadPoolExecutor(1) as server:
+        closing = server.submit(rounds.close)
+        assert asked.wait(20)
+        hub.resume_model(model)
+        assert closing.result(30).number == 1
 
 
 def test_an_older_word_that_comes_late_stops_no_round(hub: Client, model: UUID) -> None:
