@@ -316,7 +316,7 @@ def _opening(original: Any) -> Any:
     def keep(self: Any) -> None:
         if not _state.noting:
             reach(Failpoint.OPENED)
-        if hastens(Failpoint.RENEWED):
+        if hastens(Failpoint.RENEWAL_BEFORE_COMMIT) or hastens(Failpoint.RENEWED):
             self._renewed = -math.inf
         original(self)
 

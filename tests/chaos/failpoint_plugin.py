@@ -38,8 +38,11 @@ _DEATHS: Final = ".deaths"
 _LOOK_AGAIN: Final = 0.2  # seconds
 
 _LESS_EACH: Final = 0.67
-# Come by so seldom that the others never wait for these: only who was held up amid a round renews its lease.
-_ALWAYS_EAGER: Final = frozenset({Failpoint.RENEWAL_BEFORE_COMMIT, Failpoint.RENEWED})
+# Come by so seldom that the others never wait for these: only who was held up amid a round renews its lease, and a
+# look at a round is hardly ever in vain.
+_ALWAYS_EAGER: Final = frozenset(
+    {Failpoint.RENEWAL_BEFORE_COMMIT, Failpoint.RENEWED, Failpoint.RELEASE_BEFORE_COMMIT, Failpoint.RELEASED}
+)
 
 # A parent takes seconds to come back, and its whole pool with it.
 _OF_PARENTS: Final = {Failpoint.BEFORE_ACK: 0.1}
