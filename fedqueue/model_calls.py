@@ -11,7 +11,7 @@ from fedqueue.arguments import Id, as_message, as_seconds
 from fedqueue.asking import Rests
 from fedqueue.calls import Calls
 from fedqueue.errors import RoundNotPosted, Unanswered
-from fedqueue.messages import AggregateRound, LatestModel, LatestView, RoundView, SignUpload, UploadView
+from fedqueue.messages import LatestModel, LatestView, SignUpload, UploadView
 from fedqueue.messages import names as wire
 from fedqueue.payload import Store, lists_of
 from fedqueue.tensors import Array, read_tensors
@@ -97,13 +97,6 @@ class ModelCalls(Calls):
         if latest.data_format == "json":
             return FetchedModel(latest, data=lists_of(buffer))
         return FetchedModel(latest, arrays=read_tensors(buffer))
-
-    def aggregate(self, model_id: Id, *, timeout: float | None = None) -> RoundView:
-        """What the hub makes of the model's round now: posted if it is due; else why not, in `outcome` and `reason`.
-
-        The hub looks by itself whenever something has changed: this is for who wonders why nothing comes.
-        """
-        return self._ask_of(wire.ROUNDS_AGGREGATE, RoundView, model_id, timeout, AggregateRound)
 
     def wait_for_aggregate(self, model_id: Id, *, after: int, timeout: float = 600.0) -> LatestView:
         """The newest aggregate once its number is above `after`. A hub that is away meanwhile is waited for.

@@ -16,8 +16,8 @@ from uuid import UUID, uuid5
 
 from fedqueue.arguments import PolicyFields
 from fedqueue.client import Client
-from fedqueue.errors import InvalidArgument, Rejected, RoundNotPosted, Unanswered, UpdateRejected
-from fedqueue.messages import LatestView, ModelView, RoundView
+from fedqueue.errors import InvalidArgument, Rejected, RoundNotPosted, UpdateRejected
+from fedqueue.messages import LatestView, ModelView, ProgressView
 from fedqueue.model_calls import FetchedModel
 from fedqueue.payload import ModelData
 
@@ -25,9 +25,8 @@ from fedqueue.payload import ModelData
 _RELEASED: Final = "released"
 # No round can follow in such a run; a server that goes on begins a new one.
 _OVER: Final = ("ERROR", "RESULTS_UPLOADED", "RESULTS_UPLOAD_FAILED")
-# Updates that are in a round now, or will be when they have rested; and those of which one may be made at all.
-_UNDER_WAY: Final = ("RUNNING", "FAILED")
-_LIVE: Final = ("PENDING", *_UNDER_WAY)
+# So many rounds in a row that come to nothing are no bad luck: a training that can't succeed ends, and says why.
+_MOST_LOST: Final = 3
 # How often a server that waits looks whether there is still something to wait for.
 _LOOK_SECONDS: Final = 2.0
 # Of what an update may carry beside its arrays; the rest is for the plots, which have no such limit.
@@ -61,7 +60,8 @@ class ServerRounds:
         self._newest: LatestView | None = None  # as far as this server knows
         self._released: int | None = None  # likewise; None: it is not known
         self._registered: set[UUID] = set()
-        own = {"max_rounds", "requirement", "requirement_args", "initial"} & self._policy.keys()
+        self._lost = 0  # rounds since the last that came to something
+        own = {"allow_repeats", "max_rounds", "requirement", "requirement_args", "initial"} & self._policy.keys()
         if own:
             raise InvalidArgument("policy", f"{', '.join(sorted(own))} can't be given: the server's rounds decide it")
 
@@ -138,7 +138,7 @@ class ServerRounds:
     def _wait(self, after: int) -> LatestView:
         """The aggregate above that number, once the hub has it.
 
-        Raises: NothingPosted as soon as the hub says why it makes none, RoundNotPosted.
+        Raises: NothingPosted as soon as the hub says that more updates would have to come, RoundNotPosted.
         """
         until = time.monotonic() + self._timeout
         while True:
@@ -146,45 +146,39 @@ class ServerRounds:
             try:
                 return self._hub.wait_for_aggregate(self._model_id, after=after, timeout=min(left, _LOOK_SECONDS))
             except RoundNotPosted as late:
-                looked = self._look()
                 model = self._hub.get_model(self._model_id, timeout=self._timeout)
-                if model.aggregates > after or not any(model.updates.get(state) for state in _LIVE):
-                    # Asked once more: between the look at the model and the count of its updates it may have posted.
-                    latest = self._hub.latest(self._model_id, timeout=self._timeout)
-                    if latest.number > after:
-                        return latest
-                    raise self._nothing_posted(after, self._last_refusal()) from late
+                if model.aggregates > after:
+                    return self._hub.latest(self._model_id, timeout=self._timeout)
                 if model.status == "STOPPED" or model.status in _OVER:
                     raise
-                is_told = self._released is None or _released_by(model) == self._released
-                if is_told and looked.outcome == "waiting" and not any(model.updates.get(s) for s in _UNDER_WAY):
-                    raise self._nothing_posted(after, looked.reason) from late
+                why = "its server's word was taken back"
+                if _released_by(model) != after + 1:
+                    # An older word has come after this server's, as by a message that was delivered twice.
+                    self._release(after + 1)
+                else:
+                    # After the counts: what a dead worker had may have come back since they were taken.
+                    progress = self._hub.progress(self._model_id, timeout=self._timeout)
+                    why = f"{progress.next_aggregate}, {progress.waits_for}"
+                    if progress.next_aggregate in ("waiting", "idle") and not model.updates.get("RUNNING"):
+                        return self._end_of_round(after, progress, late)
                 if time.monotonic() >= until:
                     raise RoundNotPosted(
-                        f"model {self._model_id} posted no aggregate above {after} within {self._timeout:g} s: "
-                        f"{looked.outcome}, {looked.reason}",
+                        f"model {self._model_id} posted no aggregate above {after} within {self._timeout:g} s: {why}",
                         after,
                     ) from late
-                if not is_told:
-                    # An older word has come after this server's, as by a message that was delivered twice.
-                    assert self._released is not None
-                    self._release(self._released)
 
-    def _look(self) -> RoundView:
-        """What the hub says of the round, if it says so soon: a hub that can't reach its store tries for longer."""
-        try:
-            return self._hub.aggregate(self._model_id, timeout=_LOOK_SECONDS)
-        except Unanswered as error:
-            return RoundView(outcome="not known", reason=str(error))
-
-    def _nothing_posted(self, after: int, reason: str) -> NothingPosted:
-        """That; and what still comes for the round waits, as before, until its server says that it is complete."""
+    def _end_of_round(self, after: int, progress: ProgressView, late: RoundNotPosted) -> LatestView:
+        """The aggregate that the hub has posted meanwhile. Raises: NothingPosted if it has not, and will not now."""
+        # First: what still comes for the round waits, as before, until its server says again that it is complete.
         self._release(after)
-        return NothingPosted(f"model {self._model_id}: no aggregate {after + 1} can be made: {reason}", after)
-
-    def _last_refusal(self) -> str:
-        refusals = [line.text for line in self._hub.iter_logs(self._model_id) if not line.success]
-        return f"no update is left; the hub's last word: {refusals[-1] if refusals else 'none'}"
+        latest = self._hub.latest(self._model_id, timeout=self._timeout)
+        if latest.number > after:
+            return latest
+        reason = progress.waits_for
+        if progress.next_aggregate == "idle":
+            refusals = [line.text for line in self._hub.iter_logs(self._model_id) if not line.success]
+            reason += f"; the hub's last refusal: {refusals[-1] if refusals else 'none'}"
+        raise NothingPosted(f"model {self._model_id}: no aggregate {after + 1}: {reason}", after) from late
 
     def open(self) -> LatestView:
         """A round begins: the hub waits, and what it has now is what the participants train from."""
@@ -232,7 +226,8 @@ class ServerRounds:
         try:
             payload = self._hub.put(data)
             # The hub's own count: a server's goes on over a round that posted nothing, and is another after a restart.
-            of_what = f"{self._made_by} round {base.number + 1} {participant} {payload.digest}"
+            numbers = f"{num_examples} {num_steps} {loss}"
+            of_what = f"{self._made_by} round {base.number + 1} {participant} {payload.digest} {numbers}"
             self._hub.submit_update(
                 self._model_id,
                 client_id,
@@ -259,13 +254,23 @@ class ServerRounds:
     def close(self) -> FetchedModel:
         """The round's updates are in: the hub's next aggregate.
 
-        Raises: NothingPosted (at once: the updates make none; the round may be opened again), RoundNotPosted (in time),
-        Unanswered.
+        Raises: NothingPosted (at once: the updates make none, the next round may be opened), RoundNotPosted (in time,
+        or when too many rounds in a row came to nothing), Unanswered.
         """
         base, self._newest = self._base, None
         assert base is not None, "a round is opened before it is closed"
         self._release(base.number + 1)
-        self._newest = self._wait(after=base.number)
+        try:
+            self._newest = self._wait(after=base.number)
+        except NothingPosted as nothing:
+            self._lost += 1
+            if self._lost == _MOST_LOST:
+                why = f"{nothing}; {self._lost} rounds in a row came to nothing"
+                raise RoundNotPosted(why, base.number) from nothing
+            # Its participants train from the same again, whatever the hub may come to meanwhile.
+            self._newest = base
+            raise NothingPosted(f"{nothing} ({self._lost} of {_MOST_LOST} in a row)", base.number) from nothing
+        self._lost = 0
         return self._hub.fetch(self._newest, timeout=self._timeout)
 
     def catch_up(self) -> FetchedModel | None:

@@ -271,6 +271,12 @@ class ProgressView(View):
     eta_seconds: float | None = Field(
         default=None, description="Until the last round is aggregated; null: not known, or the run is over."
     )
+    next_aggregate: str = Field(
+        default="",
+        description="due; claimed (under way); waiting (for more updates, or their requirement); idle (no update is "
+        "there); resting (updates rest after a fault); paused; over; misconfigured; empty: the hub is too old to say.",
+    )
+    waits_for: str = Field(default="", description="Why the next aggregate is not due, in words.")
 
 
 class DeleteProject(Message):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Final
 
+from connectors.errors import ConnectorError
 from connectors.metadata import BaseMetadataConnector, Transaction
 from connectors.records import (
     CLAIMABLE_STATUSES,
@@ -53,6 +56,18 @@ class NotBegun:
     reason: str = ""
 
 
+_UNDER_WAY: Final = NotBegun("claimed", "another worker has a round of this model under way")
+
+
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    """What a round is made of, whoever runs it; the fields are those of Begun."""
+
+    updates: tuple[ModelUpdate, ...]
+    is_probe: bool
+    references: Mapping[int, str] = field(default_factory=dict)
+
+
 def lease_ms(hub: Hub) -> int:
     """The lease in the connectors' unit."""
     return max(1, round(hub.settings.lease_seconds * 1000))
@@ -71,7 +86,7 @@ def begin_round(hub: Hub, model_id: int, transaction: Transaction) -> Begun | No
     if claim is None:
         if found.deleted:
             return NotBegun("deleted")
-        return NotBegun("claimed", "another worker has a round of this model under way")
+        return _UNDER_WAY
     model = metadata.lock_model(found)
     dead = metadata.pull_model_updates_of_dead_claims(claim)
     told = rounds_rescued(model, dead)
@@ -86,46 +101,68 @@ def begin_round(hub: Hub, model_id: int, transaction: Transaction) -> Begun | No
     pending = metadata.pull_model_updates_pending_aggregation(model)
     near, stale = _set_stale_aside(hub, model, pending)
     told += stale
-    begun = _choose(hub, model, claim, parent, near)
-    if isinstance(begun, NotBegun):
+    # The claim has just been given its lease: that tells the database's time, by which updates become ready.
+    choice = _choose(metadata, model, near, claim.lease_until - lease_ms(hub))
+    if isinstance(choice, NotBegun):
         if told:
             metadata.add_logs(told)
             metadata.release_claim(claim)
         else:
             transaction.set_rollback()
-        return begun
+        return choice
+    begun = Begun(claim, model, parent, choice.updates, choice.is_probe, choice.references)
     return _register(hub, begun, near, told)
 
 
+def why_not_begun(metadata: BaseMetadataConnector, model: FederatedModel) -> NotBegun | None:
+    """Why no round of the model would begin now; None if one is due.
+
+    For people, and for who waits: it only reads, so that the answer may be another by the time it is there. Beside what
+    `begin_round` says: resting, if updates rest after a fault, and what there is without them makes no round.
+    """
+    now = time.time_ns() // 1_000_000  # by this machine's clock: reading does not tell the database's
+    if model.lease_until is not None and model.lease_until > now:
+        return _UNDER_WAY
+    pending = metadata.pull_model_updates_pending_aggregation(model)
+    near = [u for u in pending if is_eligible(u.base_number, model.head, model.furthest_base_agg)]
+    try:
+        choice = _choose(metadata, model, near, now)
+    except ConnectorError:
+        raise
+    except Exception as error:  # noqa: BLE001  # a plugin's, or a policy's that nobody has checked: a round would fail by it
+        return NotBegun("misconfigured", f"{type(error).__name__}: {error}")
+    if isinstance(choice, _Choice):
+        return None
+    resting = sum(update.not_before > now for update in near)
+    if resting and choice.outcome in ("idle", "waiting"):
+        return NotBegun("resting", f"{resting} updates rest after a fault")
+    return choice
+
+
 def _choose(
-    hub: Hub,
-    model: FederatedModel,
-    claim: Claim,
-    parent: ModelAggregate | None,
-    pending: Sequence[ModelUpdate],
-) -> Begun | NotBegun:
+    metadata: BaseMetadataConnector, model: FederatedModel, pending: Sequence[ModelUpdate], now: int
+) -> _Choice | NotBegun:
+    """What a round would be made of that begins `now`, in milliseconds since 1970."""
     if model.deleted:
         return NotBegun("deleted")
     if not model.allow_aggregation:
         return NotBegun("paused", "aggregation is paused")
     if model.status not in CLAIMABLE_STATUSES:
         return NotBegun("over", f"the model is {model.status}")
-    if hub.metadata.deployment is not None and (fault := _fault_of(model)) is not None:
+    if metadata.deployment is not None and (fault := _fault_of(model)) is not None:
         return NotBegun("misconfigured", fault)
-    # The claim has just been given its lease: that tells the database's time, by which updates become ready.
-    now = claim.lease_until - lease_ms(hub)
     ready = [update for update in pending if update.not_before <= now]
     if not ready:
         return NotBegun("idle", "no update is ready")
     suspects = next_suspects(pending)
     if suspects:
-        return Begun(claim, model, parent, suspects, is_probe=True)
+        return _Choice(tuple(suspects), is_probe=True)
     counted = ready if model.allow_repeats else _newest_of_each_client(ready)
-    name, arguments = hub.metadata.pull_model_requirements(model)
+    name, arguments = metadata.pull_model_requirements(model)
     buffer_size = buffer_size_of(model)
     if buffer_size is not None:
         name, arguments, counted = "require_x_updates", {"x": buffer_size}, counted[:buffer_size]
-    clients = hub.metadata.pull_model_clients(model)
+    clients = metadata.pull_model_clients(model)
     registered = frozenset(client.id for client in clients)
     verdict = judge(name, arguments, Facts(counted, registered, now, model.head))
     if not verdict.is_met:
@@ -138,7 +175,7 @@ def _choose(
     if there < fewest:
         reason = f"{model.aggregator}: {there} of {fewest} updates, the fewest it takes with its parameters"
         return NotBegun("waiting", reason)
-    return Begun(claim, model, parent, tuple(counted), is_probe=False, references=references)
+    return _Choice(tuple(counted), is_probe=False, references=references)
 
 
 def _fault_of(model: FederatedModel) -> str | None:

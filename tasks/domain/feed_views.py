@@ -23,6 +23,7 @@ from fedqueue.messages import (
     ProgressView,
     SeriesView,
 )
+from tasks.domain.claiming import why_not_begun
 from tasks.domain.progress import Member, progress_of
 from tasks.domain.rendering import render
 
@@ -154,6 +155,7 @@ def view_progress(metadata: BaseMetadataConnector, model: FederatedModel) -> Pro
         now=datetime.now(UTC),
         names=names,
     )
+    not_begun = why_not_begun(metadata, model)
     return ProgressView(
         model_id=model.uuid,
         status=model.status,
@@ -169,6 +171,8 @@ def view_progress(metadata: BaseMetadataConnector, model: FederatedModel) -> Pro
         ],
         last_event_at=facts.last_event_at,
         eta_seconds=progress.eta_seconds,
+        next_aggregate="due" if not_begun is None else not_begun.outcome,
+        waits_for="" if not_begun is None else not_begun.reason,
     )
 
 

@@ -300,7 +300,7 @@ def test_a_round_of_too_few_for_its_aggregator_is_told_and_the_training_goes_on(
     ).start(grid, record(_START), num_rounds=2)
     assert values_of(result.arrays)["w"][0] in (1, 2, 3, 4, 5)
     assert list(result.train_metrics_clientapp) == [2]
-    assert "3 of 5 updates" in failures(hub, model)
+    until(lambda: "3 of 5 updates" in failures(hub, model))
     found = hub.get_model(model)
     assert (found.aggregates, found.updates["COMPLETE"]) == (1, 5)
 

@@ -1,4 +1,4 @@
-"""All that is told a hub beside updates: statuses, events, metrics, scores, edits, ends of models; garbage, questions.
+"""All that is told a hub beside updates: statuses, events, metrics, scores, edits, ends of models; and garbage.
 
 Each model of a teller's own lives for some seconds: it is made, edited and given a client, walks its statuses (with
 repeats and steps backwards), tells of itself in events that nobody waits for, and half of the time is deleted.
@@ -50,7 +50,6 @@ class Teller(Sender):
             self._score()
             if self.is_over():
                 return
-        self._wonder()
         # Too late: it changes nothing.
         self._tell_status(model, self.draw.choice(STATUSES))
         self._tell_status(model, "STOPPED")
@@ -100,11 +99,6 @@ class Teller(Sender):
         scored, results = latest.aggregate_id, {"accuracy": self.draw.randint(0, 100) / 100}
         self.until_answered(lambda: self.client.add_score(model, scored, client, results, timeout=PATIENCE))
         self.say({"scored": scored, "client": client})
-
-    def _wonder(self) -> None:
-        """Ask what a model's round waits for: mostly for more updates, so that its claim is given back."""
-        model = self.draw.choice(self.plan.models)
-        self.until_answered(lambda: self.client.aggregate(model, timeout=PATIENCE))
 
     def _leave_a_blob(self) -> None:
         """As of a client that stored its update two days ago, and never submitted it."""

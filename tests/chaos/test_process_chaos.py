@@ -30,7 +30,7 @@ from tests.chaos.havoc import Havoc
 from tests.chaos.invariants import unaccounted, violations
 from tests.chaos.log_tally import OVERTAKEN, LogTally
 from tests.chaos.questions import questions_to
-from tests.chaos.traffic import Load, Told, garbage_collected, settled, traffic_running
+from tests.chaos.traffic import Load, Told, reminded, settled, traffic_running
 from tests.deployments import disagreements
 from worker.redelivery import give_back_unacknowledged
 
@@ -154,7 +154,7 @@ def _chaos(
         with (
             fleet_running(settings, folder / "logs", WORKERS, variables) as fleet,
             traffic_running(settings, folder, SEED, bar.load) as traffic,
-            garbage_collected(settings),
+            reminded(settings, traffic.models),
         ):
             havoc = Havoc(fleet, SEED)
             havoc.start()

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import cycle, islice
@@ -179,16 +179,20 @@ def traffic_running(settings: Settings, folder: Path, seed: int, load: Load | No
 
 
 @contextmanager
-def garbage_collected(settings: Settings, every: float = 0.5) -> Iterator[None]:
-    """The hub told, again and again, to collect what no row names."""
+def reminded(settings: Settings, models: Sequence[UUID], every: float = 0.5) -> Iterator[None]:
+    """The hub told, again and again, to collect what no row names, and to look at a round that is mostly not due."""
     ending = threading.Event()
 
     def tell() -> None:
         with HubCelery(settings) as app:
-            while not ending.wait(every):
+            for model in cycle(models):
+                if ending.wait(every):
+                    return
                 app.send_task(names.MAINTENANCE_GARBAGE, args=[{}], expires=10, ignore_result=True)
+                hint = {"model_id": str(model)}
+                app.send_task(names.ROUNDS_AGGREGATE, args=[hint], expires=10, ignore_result=True)
 
-    telling = threading.Thread(target=tell, name="chaos-garbage", daemon=True)
+    telling = threading.Thread(target=tell, name="chaos-reminder", daemon=True)
     telling.start()
     try:
         yield

@@ -11,7 +11,7 @@ import pytest
 from config.errors import ConfigurationError
 from config.settings import Settings
 from fedqueue import Client, Rejected
-from tests.hubs import hub_running
+from tests.hubs import hub_running, run_worker_command
 from worker.plugins import load_plugins
 
 ROOT = Path(__file__).parents[2]
@@ -41,7 +41,7 @@ def client(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
         yield made
 
 
-def test_a_third_partys_rules_run_in_a_round(client: Client) -> None:
+def test_a_third_partys_rules_run_in_a_round(client: Client, home: Path, tmp_path: Path) -> None:
     """Weights 10 and 1000, capped at 30: (10 * 0 + 30 * 4) / 40; 1000 of 1010 was too large a share at first."""
     model = client.create_model(
         aggregator="capped_fedavg",
@@ -55,6 +55,10 @@ def test_a_third_partys_rules_run_in_a_round(client: Client) -> None:
     client.submit_update(model.model_id, one, [0.0], num_examples=10)
     with pytest.raises(TimeoutError):
         client.wait_for_aggregate(model.model_id, after=0, timeout=2)
+    assert client.progress(model.model_id).waits_for.startswith("balanced: ")
+    variables = {"FEDQUEUE_PLUGINS": "capped, balanced", "PYTHONPATH": f"{ROOT}:{tmp_path}"}
+    told = run_worker_command(home, "progress", str(model.model_id), **variables)
+    assert "next aggregate waiting: balanced: " in told.stdout
     client.edit_model(model.model_id, requirement="balanced", requirement_args={"share": 0.995})
     client.wait_for_aggregate(model.model_id, after=0)
     assert client.fetch_latest(model.model_id).data == [3.0]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +13,7 @@ import numpy as np
 import pytest
 
 from config.loading import load_settings
-from fedqueue import Client, InvalidArgument, RoundNotPosted, Unanswered
+from fedqueue import Client, InvalidArgument, RoundNotPosted
 from fedqueue.bridges.rounds import NothingPosted, ServerRounds
 from worker.supervisor import Supervisor
 
@@ -152,7 +151,7 @@ def test_a_round_of_too_few_updates_ends_at_once_and_what_is_there_counts_in_the
     rounds.open()
     for participant in ("north", "south", "west"):
         assert hand_in(rounds, participant, 1) is None
-    with pytest.raises(NothingPosted, match="3 of 5 updates") as nothing:
+    with pytest.raises(NothingPosted, match="krum: 3 of 5 updates") as nothing:
         rounds.close()
     assert nothing.value.number == 0
     assert hub.get_model(model).requirement_args == {"number": 0}, "or the round went on by a late result"
@@ -175,26 +174,62 @@ def test_why_a_round_is_not_posted_is_told_when_its_time_is_over(hub: Client, mo
         rounds.close()
 
 
-def test_a_hub_that_does_not_say_why_in_time_is_waited_for(
-    hub: Client, model: UUID, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its workers are all at work, or can't reach the store: that is no reason to end a training."""
-    rounds = begun(hub, model, timeout=20)
+def test_a_round_that_comes_to_nothing_is_followed_by_one_from_the_same_model(hub: Client, model: UUID) -> None:
+    """Whatever the hub has come to since: participants are given what they were given before, and it must say so."""
+    policy: dict[str, Any] = {"aggregator": "krum", "aggregator_params": {"num_byzantine": 1}}
+    rounds = begun(hub, model, **policy)
+    rounds.open()
+    for participant in ("north", "south", "west"):
+        hand_in(rounds, participant, 1)
+    with pytest.raises(NothingPosted):
+        rounds.close()
+    other = begun(hub, model, **policy)
+    other.open()
+    for participant in ("east", "centre"):
+        hand_in(other, participant, 1)
+    assert other.close().number == 1
+    assert rounds.open().number == 0
+    refusal = hand_in(rounds, "north", 2)
+    assert refusal is not None
+    assert "STALE" in refusal
+    ahead = rounds.catch_up()
+    assert ahead is not None
+    assert ahead.number == 1
+
+
+def test_a_training_whose_rounds_all_come_to_nothing_ends_and_says_why(hub: Client, model: UUID) -> None:
+    rounds = begun(hub, model, aggregator="fednova")
+    for value in (1, 2):
+        rounds.open()
+        hand_in(rounds, "north", value)
+        with pytest.raises(NothingPosted, match=rf"num_steps is None.* \({value} of 3 in a row\)"):
+            rounds.close()
+    rounds.open()
+    hand_in(rounds, "north", 3)
+    with pytest.raises(RoundNotPosted, match=r"num_steps is None.*3 rounds in a row") as ended:
+        rounds.close()
+    assert not isinstance(ended.value, NothingPosted)
+
+
+def test_a_model_that_was_stopped_is_not_taken_for_a_round_that_came_to_nothing(hub: Client, model: UUID) -> None:
+    rounds = begun(hub, model, aggregator="fednova")
     rounds.open()
     hand_in(rounds, "north", 1)
-    hub.pause_model(model)
-    asked = threading.Event()
+    hub.stop_model(model)
+    with pytest.raises(RoundNotPosted, match="STOPPED") as stopped:
+        rounds.close()
+    assert not isinstance(stopped.value, NothingPosted)
 
-    def aggregate(_model_id: UUID, *, timeout: float) -> None:
-        asked.set()
-        raise Unanswered(f"no answer within {timeout:g} s", {})
 
-    monkeypatch.setattr(hub, "aggregate", aggregate)
-    with ThreadPoolExecutor(1) as server:
-        closing = server.submit(rounds.close)
-        assert asked.wait(20)
-        hub.resume_model(model)
-        assert closing.result(30).number == 1
+def test_the_same_arrays_with_what_was_missing_are_an_update_of_their_own(hub: Client, model: UUID) -> None:
+    rounds = begun(hub, model, aggregator="fednova")
+    rounds.open()
+    assert hand_in(rounds, "north", 1) is None
+    with pytest.raises(NothingPosted):
+        rounds.close()
+    rounds.open()
+    assert hand_in(rounds, "north", 1, num_steps=5) is None
+    assert rounds.close().number == 1
 
 
 def test_an_older_word_that_comes_late_stops_no_round(hub: Client, model: UUID) -> None:

@@ -49,12 +49,18 @@ def settings_or_exit() -> Settings:
 
 
 @contextmanager
-def hub_metadata() -> Iterator[BaseMetadataConnector]:
-    """The hub's metadata, looked at first; an error that can be put right ends the process with its reason."""
+def hub_metadata(*, with_plugins: bool = False) -> Iterator[BaseMetadataConnector]:
+    """The hub's metadata, looked at first; an error that can be put right ends the process with its reason.
+
+    `with_plugins`: for commands that judge by the policies of models, which may name what only a plugin knows.
+    """
     settings = settings_or_exit()
     from worker.bootstrap import build_metadata
+    from worker.plugins import load_plugins
 
     with readable_errors():
+        if with_plugins:
+            load_plugins(settings)
         metadata = build_metadata(settings)
         try:
             metadata.check()

@@ -80,11 +80,11 @@ def metrics(model: OfModel, run: OfRun = None, as_json: Json = False) -> None:
 
 
 def progress(model: OfModel, as_json: Json = False) -> None:
-    """Show how far a model's run has come, who takes part, and how long it will take."""
+    """Show how far a model's run has come, who takes part, how long it will take, what the next aggregate waits for."""
     from tasks.domain.feed_views import view_progress
     from worker.cli.reading_text import progress_lines
 
-    with hub_metadata() as metadata:
+    with hub_metadata(with_plugins=True) as metadata:
         found = model_named(metadata, model)
         view = view_progress(metadata, found)
     if as_json:

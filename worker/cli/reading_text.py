@@ -53,6 +53,9 @@ def progress_lines(progress: ProgressView, name: str = "", *, is_deleted: bool =
         lines.append(f"about {readable_duration(progress.eta_seconds)} left")
     if progress.last_event_at is not None:
         lines.append(f"last heard of {progress.last_event_at:%Y-%m-%d %H:%M:%S} UTC")
+    if progress.next_aggregate:
+        waits_for = f": {_printable(progress.waits_for)}" if progress.waits_for else ""
+        lines += textwrap.wrap(f"next aggregate {progress.next_aggregate}{waits_for}", 80, subsequent_indent="  ")
     names = [_cut(_printable(each.name), 40) for each in progress.participants]
     widest = max(map(len, names), default=0)
     for shown, each in zip(names, progress.participants, strict=True):

@@ -80,7 +80,7 @@ SWITCHES: Final = (
     Switch(
         "fma.policy_checked",
         "a round begins by a requirement that nobody knows",
-        (Edit("tasks/domain/claiming.py", "    if hub.metadata.deployment is not None and", "    if False and"),),
+        (Edit("tasks/domain/claiming.py", "    if metadata.deployment is not None and", "    if False and"),),
         (_TESTS + "test_a_policy_that_nobody_has_checked_stops_the_rounds_and_says_so",),
         raises=("InvalidPolicy", "UnknownAggregator"),
     ),

@@ -95,12 +95,16 @@ def test_progress_says_where_the_run_is_and_who_takes_part() -> None:
         ],
         last_event_at=NOON,
         eta_seconds=3725.0,
+        next_aggregate="waiting",
+        waits_for="krum: 3 of 5 updates, the fewest it takes with its parameters",
     )
     assert progress_lines(view, "digits") == [
         "digits · RUNNING",
         f"round 3 of 20, 2 completed · run {run_id}",
         "about 1 h 2 min left",
         "last heard of 2026-01-31 12:00:05 UTC",
+        "next aggregate waiting: krum: 3 of 5 updates, the fewest it takes with its",
+        "  parameters",
         "  KCH   returned  last result in round 3",
         "  UCLH  dropped   no result yet",
     ]
